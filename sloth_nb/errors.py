@@ -1,0 +1,56 @@
+"""What can go wrong by a user's doing, said in one clear sentence: what, where, and what to do now.
+
+One class a kind of trouble, all under ``SlothError``. In a notebook the sentence stands alone, without a
+traceback: IPython asks the exception itself how to show it.
+"""
+
+__all__ = [
+    "DatasetError",
+    "ExportError",
+    "HardwareError",
+    "ModelError",
+    "NotebookError",
+    "SlothError",
+    "SlothWarning",
+    "TemplateError",
+    "TrainingError",
+]
+
+
+class SlothError(Exception):
+    """Base of every error that a user can cause and mend."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+class DatasetError(SlothError):
+    """A data set that can't be read, recognised or trained on."""
+
+
+class TemplateError(SlothError):
+    """A chat template that is missing, fails, or can't say what it is asked to."""
+
+
+class ModelError(SlothError):
+    """A model or adapter that can't be found, loaded, prepared or saved."""
+
+
+class TrainingError(SlothError):
+    """A training run that can't start, go on or be resumed."""
+
+
+class HardwareError(SlothError):
+    """Something that this machine's devices or memory can't do."""
+
+
+class ExportError(SlothError):
+    """A model that can't be written in the form asked for."""
+
+
+class NotebookError(SlothError):
+    """A notebook or recipe that can't be made."""
+
+
+class SlothWarning(UserWarning):
+    """Something was done differently than asked, or will surprise; the message says what to do."""

@@ -1,0 +1,1 @@
+"""Trainers (TRL's, subclassed), runs that don't block the notebook, and their stream of events."""
