@@ -28,8 +28,8 @@ class RunEvent:
 
     - ``started``: max_steps, epochs, batch_size, gradient_accumulation_steps, trainable_parameters, model,
       output_dir, resumed_from, report (what the data became), predicted_bytes
-    - ``step``: loss, learning_rate, grad_norm, epoch, tokens (trained so far, non-padding), tokens_per_second,
-      memory_bytes (peak so far: the GPU's allocator, or this process' resident set on a CPU)
+    - ``step``: loss, learning_rate, grad_norm, epoch, tokens (trained so far, non-padding),
+      tokens_per_second, memory_bytes (peak so far: of the GPU's allocator, or this process' resident set)
     - ``eval``: eval_loss and any other ``eval_*`` metric
     - ``checkpoint``: path
     - ``warning``: message
