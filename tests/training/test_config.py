@@ -1,0 +1,120 @@
+"""SFTConfig: older names end in real options, and precision is what the device truly has."""
+
+import dataclasses
+
+import pytest
+import torch
+import trl
+from transformers import TrainingArguments
+
+from sloth_nb.errors import SlothWarning, TrainingError
+from sloth_nb.training import compat
+from sloth_nb.training.compat import CONFIG_NAMES, TRAINER_NAMES
+from sloth_nb.training.config import SFTConfig, mixed_precision
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_yet(monkeypatch):
+    monkeypatch.setattr(compat, "_said", set())
+
+
+def test_every_newer_name_of_the_tables_is_a_real_option():
+    options = {option.name for option in dataclasses.fields(SFTConfig)}
+    newer = {entry.new for entry in CONFIG_NAMES.values() if entry.new}
+    newer |= {entry.new for entry in TRAINER_NAMES.values() if entry.new and entry.in_config}
+    assert newer <= options
+    assert not set(CONFIG_NAMES) & options, "an option that exists is no older name"
+
+
+def test_the_options_of_a_published_tutorial_are_taken(tmp_path):
+    with pytest.warns(SlothWarning):
+        config = SFTConfig(
+            str(tmp_path),
+            max_seq_length=512,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=4,
+            warmup_ratio=0.1,
+            max_steps=60,
+            evaluation_strategy="no",
+            optim="adamw_8bit",
+            seed=3407,
+            dataset_num_proc=1,
+            report_to="none",
+        )
+    assert (config.max_length, config.warmup_steps, config.eval_strategy) == (512, 0.1, "no")
+    assert config.get_warmup_steps(60) == 6
+    assert config.was_given("max_length") and config.was_given("output_dir")
+    assert not config.was_given("learning_rate")
+
+
+def test_a_number_of_warmup_steps_wins_over_a_share():
+    with pytest.warns(SlothWarning, match=r"warmup_ratio=0\.5 was left out"):
+        assert SFTConfig(warmup_steps=5, warmup_ratio=0.5).warmup_steps == 5
+
+
+def test_an_unknown_option_is_refused():
+    with pytest.raises(TrainingError, match="did you mean 'learning_rate'"):
+        SFTConfig(learningrate=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("asked", "capability", "got"),
+    [
+        ((None, None), (7, 5), (False, True)),
+        ((None, None), (8, 0), (True, False)),
+        ((None, None), (9, 0), (True, False)),
+        ((True, False), (8, 6), (True, False)),
+        ((False, True), (8, 6), (False, True)),
+        ((None, True), (8, 6), (False, True)),
+        ((False, False), (8, 6), (False, False)),
+        ((False, None), (8, 6), (False, False)),
+        ((None, False), (7, 5), (False, False)),
+    ],
+)
+def test_precision_follows_the_request_where_the_card_can(asked, capability, got):
+    assert mixed_precision(*asked, capability=capability) == got
+
+
+def test_bf16_on_a_card_that_only_emulates_it_becomes_fp16_and_says_so():
+    with pytest.warns(SlothWarning, match="only emulates bf16"):
+        assert mixed_precision(True, None, capability=(7, 5)) == (False, True)
+
+
+def test_a_cpu_trains_without_autocast():
+    assert mixed_precision(None, None, use_cpu=True) == (False, False)
+    with pytest.warns(SlothWarning, match="autocast"):
+        assert mixed_precision(True, False, use_cpu=True) == (False, False)
+
+
+def test_plain_training_arguments_become_ours_and_leave_the_device_s_choices_open(tmp_path):
+    config = SFTConfig.of(TrainingArguments(str(tmp_path), learning_rate=1e-3, max_steps=7), packing=True)
+    assert isinstance(config, SFTConfig)
+    assert (config.output_dir, config.learning_rate, config.max_steps) == (str(tmp_path), 1e-3, 7)
+    assert config.packing and config.logging_steps == 1 and config.asked_checkpointing is None
+    assert config.bf16 is (torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0))
+
+
+def test_trl_s_own_config_is_taken_too(tmp_path):
+    given = trl.SFTConfig(str(tmp_path), use_cpu=True, bf16=False, max_length=99, packing=True)
+    config = SFTConfig.of(given)
+    assert (config.max_length, config.packing, config.learning_rate) == (99, True, given.learning_rate)
+
+
+def test_our_own_config_stays_the_same_object():
+    config = SFTConfig()
+    assert SFTConfig.of(config, max_length=77) is config
+    assert config.max_length == 77 and config.was_given("max_length")
+
+
+def test_checkpointing_is_left_to_the_trainer_and_the_request_remembered():
+    assert SFTConfig().asked_checkpointing is None
+    config = SFTConfig(gradient_checkpointing="unsloth")
+    assert config.asked_checkpointing == "unsloth" and not config.gradient_checkpointing
+
+
+def test_a_config_survives_copying():
+    config = SFTConfig(max_length=33)
+    assert (
+        SFTConfig(**{k: v for k, v in config.to_dict().items() if k in ("max_length", "seed")}).max_length
+        == 33
+    )
