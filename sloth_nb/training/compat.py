@@ -21,7 +21,7 @@ _OURS = str(Path(__file__).parents[1])  # frames of this package, and of datacla
 
 
 def warn_once(key: str, message: str) -> None:
-    """Warn with a ``SlothWarning``, at the user's own line, the first time in this process that ``key`` comes up."""
+    """Warn with a ``SlothWarning``, at the user's own line, the first time a process comes to ``key``."""
     if key in _said:
         return
     _said.add(key)
@@ -143,8 +143,8 @@ def translate(
         target = config if entry.in_config else here
         if target.get(entry.new, new_value) != new_value:
             raise TrainingError(
-                f"{owner} was given {name}={value!r} and {entry.new}={target[entry.new]!r}, which are the same "
-                f"option. Keep {entry.new}."
+                f"{owner} was given {name}={value!r} and {entry.new}={target[entry.new]!r}, which are the "
+                f"same option. Keep {entry.new}."
             )
         target[entry.new] = new_value
     return here, config

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import inspect
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import trl
@@ -23,8 +23,8 @@ def mixed_precision(
 ) -> tuple[bool, bool]:
     """(bf16, fp16) autocast that the device truly has.
 
-    A CPU runs the model in its own dtype, without autocast. A GPU gets bf16 from compute capability 8.0 on and
-    fp16 below: torch calls bf16 supported on a T4 too, because it emulates it, slower than fp32.
+    A CPU runs the model in its own dtype, without autocast. A GPU gets bf16 from compute capability 8.0 on
+    and fp16 below: torch calls bf16 supported on a T4 too, because it emulates it, slower than fp32.
 
     Args:
         bf16, fp16: what was asked; None means "whatever fits".
@@ -37,8 +37,8 @@ def mixed_precision(
                 asked = "bf16" if bf16 else "fp16"
                 warn_once(
                     "mixed_precision.cpu",
-                    f"{asked}=True asks for autocast, which a CPU doesn't gain from; the model trains in the dtype "
-                    "it was loaded in.",
+                    f"{asked}=True asks for autocast, which a CPU doesn't gain from; the model trains in the "
+                    "dtype it was loaded in.",
                 )
             return False, False
         capability = torch.cuda.get_device_capability()
@@ -46,8 +46,8 @@ def mixed_precision(
     if bf16 and not has_bf16:
         warn_once(
             "mixed_precision.bf16",
-            f"bf16=True: this GPU (compute capability {capability[0]}.{capability[1]}) only emulates bf16, slowly; "
-            "fp16 is used instead.",
+            f"bf16=True: this GPU (compute capability {capability[0]}.{capability[1]}) only emulates bf16, "
+            "slowly; fp16 is used instead.",
         )
         return False, True
     if bf16 is None and not fp16:
@@ -69,18 +69,16 @@ class SFTConfig(trl.SFTConfig):
       default, ``"last"`` takes only the last answer. Plain text is always learnt whole.
     - ``logging_nan_inf_filter=False``: a loss that is not a number is shown as such.
 
-    ``on_error="skip"`` leaves broken rows out and counts them; ``mapping`` names the columns of a data set that
-    isn't recognised by itself (see ``sloth_nb.data.prepare``).
+    ``on_error="skip"`` leaves broken rows out and counts them; ``mapping`` names the columns of a data set
+    that isn't recognised by itself (see ``sloth_nb.data.prepare``).
 
     Example:
         >>> SFTConfig(max_steps=60, per_device_train_batch_size=2, learning_rate=2e-4)
     """
 
-    _VALID_DICT_FIELDS = [*trl.SFTConfig._VALID_DICT_FIELDS, "mapping"]
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*trl.SFTConfig._VALID_DICT_FIELDS, "mapping"]
 
-    output_dir: str | None = field(
-        default="outputs", metadata={"help": "Where checkpoints and run.jsonl go."}
-    )
+    output_dir: str | None = field(default="outputs", metadata={"help": "Where checkpoints and events go."})
     logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Hide a loss that is not a number behind the last average."}
@@ -88,7 +86,7 @@ class SFTConfig(trl.SFTConfig):
     fp16: bool | None = field(default=None, metadata={"help": "fp16 autocast. Default: what the device has."})
     gradient_checkpointing: bool | str | None = field(
         default=None,
-        metadata={"help": "Recompute activations in the backward. Default: as the model has it."},
+        metadata={"help": "Recompute activations in the backward. Default: the model's way."},
     )
     train_on: str = field(
         default="assistant",

@@ -124,7 +124,7 @@ class History:
         return steps[chosen], values[chosen]
 
     def seconds_left(self, now: float | None = None) -> float | None:
-        """Estimated time to the last step, from the pace of the last 64 steps; None when it can't be known."""
+        """Estimated time to the last step, from the pace of the last 64; None when it can't be known."""
         with self._lock:
             if self.state != "running" or not self.max_steps or len(self._pace) < 2:
                 return None
