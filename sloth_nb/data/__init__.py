@@ -1,0 +1,42 @@
+"""Data sets: reading, recognising, templating, masking, packing and collating. A leaf: it imports no other
+room.
+
+Only names live here; each loads its module when first used, so that ``import sloth_nb.data`` needs no torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "collate": ["Collator"],
+    "conversation": ["to_messages"],
+    "dropin": [
+        "get_chat_template",
+        "standardize_data_formats",
+        "standardize_sharegpt",
+        "train_on_responses_only",
+    ],
+    "merge": ["apply_chat_template", "to_sharegpt"],
+    "named": ["template_names"],
+    "examples": ["example", "example_names"],
+    "pipeline": ["Prepared", "prepare"],
+    "reading": ["load_data"],
+    "schema": ["Schema", "recognise"],
+    "report": ["DataReport"],
+    "template": ["ChatTemplate"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'sloth_nb.data' has no attribute {name!r}")
+    value = getattr(import_module(f"sloth_nb.data.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME_OF])

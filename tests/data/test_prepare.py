@@ -1,0 +1,138 @@
+"""prepare: what is trained is exactly what the assistant says, and every row is accounted for."""
+
+from typing import Any
+
+import pytest
+
+from sloth_nb.data import example, prepare
+from sloth_nb.errors import DatasetError, TemplateError
+
+
+def trained(tokenizer: Any, row: dict[str, list[int]]) -> str:
+    return tokenizer.decode([i for i in row["labels"] if i != -100])
+
+
+def chat(*contents: str) -> dict[str, Any]:
+    roles = ("user", "assistant") * len(contents)
+    return {"messages": [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]}
+
+
+def test_the_quickstart_trains_on_the_answers_and_nothing_else(shared_tokenizer: Any):
+    data = example("quickstart", split="train")
+    prepared = prepare(data, shared_tokenizer)
+    assert len(prepared.dataset) == len(data) == prepared.report.kept
+    for source, row in zip(data, prepared.dataset, strict=True):
+        assert trained(shared_tokenizer, row) == source["messages"][-1]["content"] + "<|im_end|>"
+
+
+def test_ids_are_the_tokenizer_s_own(shared_tokenizer: Any):
+    row = chat("Hi!", "Yo  there", "1+1=\n", "2")
+    ids = shared_tokenizer.apply_chat_template(row["messages"], tokenize=True, return_dict=False)
+    assert prepare([row], shared_tokenizer).dataset[0]["input_ids"] == ids
+
+
+def test_every_turn_of_a_conversation_is_trained_or_only_the_last(shared_tokenizer: Any):
+    row = chat("a", "first answer", "b", "second answer")
+    both = prepare([row], shared_tokenizer).dataset[0]
+    last = prepare([row], shared_tokenizer, train_on="last").dataset[0]
+    everything = prepare([row], shared_tokenizer, train_on="all").dataset[0]
+    assert trained(shared_tokenizer, both) == "first answer<|im_end|>second answer<|im_end|>"
+    assert trained(shared_tokenizer, last) == "second answer<|im_end|>"
+    assert everything["labels"] == everything["input_ids"]
+
+
+def test_a_token_across_the_edge_is_split_as_generation_would(shared_tokenizer: Any):
+    prepared = prepare([chat("hi", "\n\n  indented")], shared_tokenizer)
+    assert trained(shared_tokenizer, prepared.dataset[0]) == "\n\n  indented<|im_end|>"
+    assert prepared.report.resplit == 1
+
+
+def test_markers_in_the_template_are_followed(tokenizer: Any):
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}:"
+        "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}!{% endgeneration %}"
+        "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    prepared = prepare([chat("hi", "yo", "so", "ho")], tokenizer)
+    assert trained(tokenizer, prepared.dataset[0]) == "yo!ho!"
+    assert "generation markers" in str(prepared.report)
+
+
+def test_text_gets_one_bos_and_one_eos_whatever_it_brings(tokenizer: Any):
+    from tokenizers.processors import TemplateProcessing
+
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, tokenizer.bos_token_id)]
+    )
+    rows = [{"text": text} for text in ("plain", f"{bos}plain", f"plain{eos}", f"{bos}plain{eos}")]
+    ids = {tuple(row["input_ids"]) for row in prepare(rows, tokenizer).dataset}
+    assert len(ids) == 1
+    (only,) = ids
+    assert only[0] == tokenizer.bos_token_id and only.count(tokenizer.bos_token_id) == 1
+    assert only[-1] == tokenizer.eos_token_id and only.count(tokenizer.eos_token_id) == 1
+
+
+def test_long_rows_are_cut_and_counted_and_rows_cut_empty_are_left_out(shared_tokenizer: Any):
+    rows = [chat("q", "word " * 50), chat("word " * 50, "a"), chat("q", "a")]
+    report = prepare(rows, shared_tokenizer, max_length=48).report
+    assert (report.rows, report.kept, report.truncated, report.dropped) == (3, 2, 2, {"cut": 1})
+    assert "1 rows: the trained part lies beyond max_length" in str(report)
+
+
+def test_rows_without_an_answer_are_counted(shared_tokenizer: Any):
+    prepared = prepare([chat("only a question"), chat("q", "a")], shared_tokenizer)
+    assert prepared.report.dropped == {"masked": 1} and prepared.report.kept == 1
+
+
+def test_it_refuses_when_every_row_is_masked_or_cut(shared_tokenizer: Any):
+    with pytest.raises(DatasetError, match=r"Not one of the 2 rows .* 2 nothing to train on"):
+        prepare([chat("q"), chat("q2")], shared_tokenizer)
+    with pytest.raises(DatasetError, match=r"max_length is 8; the longest row has \d\d tokens"):
+        prepare([chat("q " * 20, "a")], shared_tokenizer, max_length=8)
+
+
+def test_a_row_that_cant_be_read_is_named_or_counted(shared_tokenizer: Any):
+    rows = [chat("q", "a"), {"messages": [{"role": "narrator", "content": "x"}]}]
+    with pytest.raises(DatasetError, match=r"Row 2: turn 1 is spoken by 'narrator'"):
+        prepare(rows, shared_tokenizer)
+    assert prepare(rows, shared_tokenizer, on_error="skip").report.dropped == {"broken": 1}
+
+
+def test_a_row_the_template_refuses_is_named_with_the_template_s_words(tokenizer: Any):
+    tokenizer.chat_template = "{{ raise_exception('no ' + messages[0].content) }}"
+    with pytest.raises(TemplateError, match=r"Row 1: the chat template refuses the conversation \(no q\)"):
+        prepare([chat("q", "a")], tokenizer)
+
+
+def test_a_tokenizer_without_a_template_says_what_to_do(tokenizer: Any):
+    tokenizer.chat_template = None
+    with pytest.raises(TemplateError, match=r"has no chat template.*get_chat_template"):
+        prepare([chat("q", "a")], tokenizer)
+
+
+def test_a_mapping_by_hand_is_followed_and_checked(shared_tokenizer: Any):
+    rows = [{"frage": "q", "antwort": "a"}]
+    prepared = prepare(rows, shared_tokenizer, mapping={"user": "frage", "assistant": "antwort"})
+    assert trained(shared_tokenizer, prepared.dataset[0]) == "a<|im_end|>"
+    with pytest.raises(DatasetError, match=r"no column 'frag'. Columns: 'frage', 'antwort'"):
+        prepare(rows, shared_tokenizer, mapping={"user": "frag", "assistant": "antwort"})
+    with pytest.raises(DatasetError, match=r"no part 'asistant'"):
+        prepare(rows, shared_tokenizer, mapping={"user": "frage", "asistant": "antwort"})
+
+
+def test_packed_rows_hold_the_same_sequences_and_predict_nothing_across(shared_tokenizer: Any):
+    data = example("quickstart", split="train")
+    plain = prepare(data, shared_tokenizer).dataset
+    prepared = prepare(data, shared_tokenizer, packing=True, max_length=256)
+    sequences = []
+    for row in prepared.dataset:
+        at = 0
+        assert sum(row["seq_lengths"]) == len(row["input_ids"]) <= 256
+        for n in row["seq_lengths"]:
+            sequences.append((tuple(row["input_ids"][at : at + n]), tuple(row["labels"][at : at + n])))
+            assert row["labels"][at] == -100
+            at += n
+    expected = [(tuple(row["input_ids"]), (-100, *row["labels"][1:])) for row in plain]
+    assert sorted(sequences) == sorted(expected)
+    assert prepared.report.fill > 0.85
