@@ -1,0 +1,100 @@
+"""Where a kernel runs and how it is launched: the one place that knows about devices, Triton and its
+interpreter.
+
+Every operation asks ``runs_triton(x)`` and otherwise computes in plain torch. The package imports without
+Triton and without a GPU; under ``TRITON_INTERPRET=1`` the kernels run on the CPU, for the tests.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "HAS_TRITON",
+    "INTERPRETED",
+    "launch",
+    "next_power_of_2",
+    "programs",
+    "runs_triton",
+    "tl",
+    "triton",
+]
+
+
+class _Absent:
+    """Stands in for triton so that the kernels' sources still parse; no kernel is ever launched through
+    it."""
+
+    @staticmethod
+    def jit(fn: Any) -> Any:
+        return fn
+
+    @staticmethod
+    def constexpr(value: Any) -> Any:
+        return value
+
+
+try:
+    import triton
+    import triton.language as tl
+
+    HAS_TRITON = True
+except ImportError:
+    triton = tl = _Absent()
+    HAS_TRITON = False
+
+# Triton reads this when a kernel is decorated, so it is fixed from here on.
+INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET", "0").lower() in (
+    "1",
+    "true",
+    "on",
+    "yes",
+    "y",
+)
+
+
+@functools.cache
+def _usable(index: int) -> bool:
+    return HAS_TRITON and torch.version.hip is None and torch.cuda.get_device_capability(index) >= (7, 0)
+
+
+def runs_triton(x: Tensor) -> bool:
+    """Whether operations on ``x`` use the Triton kernels: on CUDA (7.0 or newer), or anywhere when
+    interpreted.
+
+    float64 never does: the kernels compute in float32, and a caller who asks for more gets more.
+    """
+    if x.dtype is torch.float64:
+        return False
+    return INTERPRETED or (x.is_cuda and _usable(x.device.index))
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
+    """Start ``kernel`` on the device of its first argument; an empty grid starts nothing."""
+    if 0 in grid:
+        return
+    device = args[0].device
+    if INTERPRETED or device.index == torch.cuda.current_device():
+        kernel[grid](*args, **meta)
+    else:
+        with torch.cuda.device(device):
+            kernel[grid](*args, **meta)
+
+
+@functools.cache
+def _processors(index: int) -> int:
+    return torch.cuda.get_device_properties(index).multi_processor_count
+
+
+def programs(x: Tensor, tiles: int) -> int:
+    """How many programs share ``tiles`` when each keeps a running sum: enough to fill the device, no more."""
+    return max(1, min(tiles, 4 if INTERPRETED else 4 * _processors(x.device.index)))
+
+
+def next_power_of_2(n: int) -> int:
+    return 1 << max(n - 1, 0).bit_length()
