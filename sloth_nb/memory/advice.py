@@ -1,0 +1,204 @@
+"""What to change when a run doesn't fit: bundles of changes, the cheapest in time and quality first."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from itertools import combinations
+
+from sloth_nb.catalog import GPU, gpus
+from sloth_nb.memory.estimate import Estimate
+from sloth_nb.memory.formulas import estimate_work
+from sloth_nb.memory.work import Work
+
+__all__ = ["Change", "changes_to_fit", "smallest_card"]
+
+
+SMALL_CHUNK = 64 << 20
+TILE = 4096
+
+
+@dataclass(frozen=True)
+class Change:
+    """One way to make a run fit.
+
+    Attributes:
+        say: what to do, as a sentence's part ("halve the batch to 1 and accumulate 2").
+        cost: what it costs, in words.
+        options: what to change on the Work.
+        estimate: the work with the change.
+    """
+
+    say: str
+    cost: str
+    options: dict[str, object]
+    estimate: Estimate
+
+    def __str__(self) -> str:
+        return f"{self.say} ({self.cost}): {self.estimate.total_gb:.1f} GB"
+
+
+@dataclass(frozen=True)
+class _Step:
+    weight: float
+    say: str
+    cost: str
+    options: dict[str, object]
+
+
+def changes_to_fit(work: Work, gpu: GPU, memory: int | None = None, count: int = 3) -> list[Change]:
+    """The ``count`` cheapest bundles of changes with which the work fits; empty when it fits as it is.
+
+    Cheap is what leaves the result alone (how activations are held, chunks, the same batch in smaller steps);
+    dear is what changes it (fewer tokens, a smaller rank, another method).
+    """
+    search = _Search(work, gpu, gpu.memory if memory is None else memory)
+    if search.fits(()):
+        return []
+    search.cheap_bundles(count)
+    search.dear_bundles(count)
+    return search.found[:count]
+
+
+class _Search:
+    """Tries bundles of steps on one work, and remembers those that fit."""
+
+    def __init__(self, work: Work, gpu: GPU, budget: int):
+        self.work, self.gpu, self.budget = work, gpu, budget
+        self.cheap = sorted(_same_result(work), key=lambda step: step.weight)
+        self.dear = sorted(_another_result(work), key=lambda step: step.weight)
+        self.found: list[Change] = []
+
+    def estimate(self, steps: tuple[_Step, ...]) -> Estimate:
+        options: dict[str, object] = {}
+        for step in steps:
+            options |= step.options
+        return estimate_work(self.work.but(**options), self.gpu)
+
+    def fits(self, steps: tuple[_Step, ...]) -> bool:
+        return self.estimate(steps).total <= self.budget
+
+    def keep(self, steps: tuple[_Step, ...]) -> None:
+        options = {key: value for step in steps for key, value in step.options.items()}
+        say = ", ".join(step.say for step in steps)
+        costs = dict.fromkeys(part for step in steps for part in step.cost.split(", "))
+        if any(step in self.dear for step in steps):
+            costs.pop("same result", None)
+        cost = ", ".join(costs)
+        self.found.append(Change(say, cost, options, self.estimate(steps)))
+
+    def cheap_bundles(self, count: int) -> None:
+        """Bundles that leave the result alone, in the order of their summed weight."""
+        if not self.fits(_strongest(self.cheap)):
+            return
+        queue = [(step.weight, (index,)) for index, step in enumerate(self.cheap)]
+        heapify(queue)
+        answered: list[tuple[int, ...]] = []
+        for _ in range(80):
+            if not queue or len(self.found) >= count:
+                return
+            weight, chosen = heappop(queue)
+            if any(set(done) <= set(chosen) for done in answered):
+                continue  # it would fit with less
+            steps = tuple(self.cheap[index] for index in chosen)
+            if self.fits(steps):
+                answered.append(chosen)
+                self.keep(steps)
+                continue
+            used = {key for step in steps for key in step.options}
+            for index in range(chosen[-1] + 1, len(self.cheap)):
+                if not self.cheap[index].options.keys() & used:
+                    heappush(queue, (weight + self.cheap[index].weight, (*chosen, index)))
+
+    def dear_bundles(self, count: int) -> None:
+        """One to three dear steps each, with only as many cheap ones as they still need."""
+        tried: list[set[int]] = []
+        for size in (1, 2, 3):
+            for chosen in sorted(
+                combinations(range(len(self.dear)), size), key=lambda c: sum(self.dear[i].weight for i in c)
+            ):
+                if len(self.found) >= count:
+                    return
+                steps = [self.dear[index] for index in chosen]
+                keys = [key for step in steps for key in step.options]
+                if len(set(keys)) < len(keys) or any(done <= set(chosen) for done in tried):
+                    continue
+                helpers = list(_strongest(self.cheap))
+                if not self.fits((*steps, *helpers)):
+                    continue
+                tried.append(set(chosen))
+                for helper in sorted(helpers, key=lambda step: -step.weight):
+                    rest = [step for step in helpers if step is not helper]
+                    if self.fits((*steps, *rest)):
+                        helpers = rest
+                self.keep((*steps, *helpers))
+
+
+def _strongest(steps: list[_Step]) -> tuple[_Step, ...]:
+    """Of the steps that change the same option, the last, which saves most."""
+    return tuple({tuple(step.options): step for step in steps}.values())
+
+
+def smallest_card(work: Work) -> GPU | None:
+    """The card of the table with the least memory that this work fits; None when none has enough."""
+    for card in sorted(gpus(), key=lambda card: card.memory_gib):
+        if estimate_work(work, card).total <= card.memory:
+            return card
+    return None
+
+
+def _same_result(work: Work) -> Iterator[_Step]:
+    """How things are held and in what portions they are computed."""
+    same, policies = "same result", set(work.policies)
+    if work.engine == "hf":
+        yield _Step(
+            0.1, "use this package's engine (engine='sloth')", "same result, faster", {"engine": "sloth"}
+        )
+    if work.loss_chunk > SMALL_CHUNK:
+        yield _Step(0.2, "hold 64 MB of logits at a time (loss_chunk)", same, {"loss_chunk": SMALL_CHUNK})
+    if min(work.mlp_tile or work.tokens, work.tokens) > TILE:
+        say = f"run the MLP in tiles of {TILE:,} tokens (mlp_tile)"
+        yield _Step(0.3, say, "same result, a little slower", {"mlp_tile": TILE})
+    if not work.embedding_offload and not work.model.shape.tied:
+        say = "keep the input embedding in RAM (embedding_offload)"
+        yield _Step(0.4, say, same, {"embedding_offload": True})
+    for part in (2, 4, 8):
+        if work.batch >= part and work.task != "grpo":
+            batch, steps = -(-work.batch // part), work.accumulation * part
+            say = f"batch {batch} with {steps} steps accumulated"
+            yield _Step(
+                part / 4, say, "same result, a little slower", {"batch": batch, "accumulation": steps}
+            )
+    if "keep" in policies:
+        say = "recompute activations (policy='recompute')"
+        yield _Step(1.0, say, "same result, about a quarter slower", {"policy": "recompute"})
+    if policies & {"keep", "recompute"}:
+        say = "keep only each layer's input (policy='lean')"
+        yield _Step(1.4, say, "same result, slower by the attention's forward", {"policy": "lean"})
+    if policies != {"offload"}:
+        say = "move activations to host memory (policy='offload')"
+        yield _Step(1.5, say, "same result, takes RAM", {"policy": "offload"})
+
+
+def _another_result(work: Work) -> Iterator[_Step]:
+    """Less to train, coarser weights and states, shorter rows."""
+    if work.method == "full":
+        yield _Step(4.0, "train a LoRA instead (method='lora')", "fewer weights trained", {"method": "lora"})
+    if work.method != "qlora":
+        weight = 3.0 if work.lora else 6.0
+        yield _Step(
+            weight, "load in 4 bits (method='qlora')", "slightly different weights", {"method": "qlora"}
+        )
+    nearly = "nearly the same result"
+    if work.optimiser not in ("adamw_8bit", "paged_adamw_8bit", "sgd"):
+        yield _Step(1.2, "8-bit AdamW (optim='adamw_8bit')", nearly, {"optimiser": "adamw_8bit"})
+    if work.optimiser not in ("paged_adamw_8bit", "sgd"):
+        say = "page an 8-bit optimiser to RAM (optim='paged_adamw_8bit')"
+        yield _Step(1.6, say, nearly, {"optimiser": "paged_adamw_8bit"})
+    for rank in (16, 8):
+        if work.lora and work.rank > rank:
+            yield _Step(2.5 + 8 / rank, f"rank {rank}", "fewer weights trained", {"rank": rank})
+    length = work.length // 2
+    while length >= 256:
+        say = f"cut sequences to {length:,} tokens"
+        yield _Step(5.0 + work.length / length, say, "longer rows are cut", {"length": length})
+        length //= 2

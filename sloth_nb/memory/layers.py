@@ -1,0 +1,212 @@
+"""One decoder layer's tensors in our engine, forward and backward, as engine/layer.py makes them.
+
+What a policy holds between the two is ``TAPE``; everything else lives inside one layer's pass. Keep this file
+in step with the engine: the dry run, which runs the real code on fake tensors, is the test that it is.
+"""
+
+from dataclasses import dataclass
+
+from sloth_nb.catalog import Block
+from sloth_nb.memory.attention import attention_cost, attention_kernel
+from sloth_nb.memory.trace import Trace
+from sloth_nb.memory.work import Work
+
+__all__ = ["HOST", "TAPE", "LayerCost", "layer_cost"]
+
+# Names of engine/policy.py that each policy keeps on the device, and those that it moves to the host.
+TAPE = {
+    "keep": ("input", "qkv", "attention", "middle", "gate_up"),
+    "recompute": ("input", "attention"),
+    "lean": ("input",),
+    "offload": (),
+}
+HOST = {"offload": ("input", "attention")}
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """Bytes of one layer under one policy.
+
+    Attributes:
+        held: on the device between forward and backward.
+        host: in pinned host memory meanwhile.
+        forward, backward: the fullest moment of each pass beyond what was there before it, by kind. The input
+            of a forward, the tape and the gradient of a backward are not counted in them.
+    """
+
+    held: int
+    host: int
+    forward: dict[str, int]
+    backward: dict[str, int]
+
+
+def layer_cost(block: Block, work: Work, policy: str, capability: float) -> LayerCost:
+    """The cost of one layer of this block; where windows alternate, of one without a window."""
+    sizes = _Sizes(block, work, capability)
+    held = sum(sizes.tape[name] for name in TAPE[policy])
+    host = sum(sizes.tape[name] for name in HOST.get(policy, ()))
+    return LayerCost(held, host, _forward(sizes), _backward(sizes, policy))
+
+
+class _Sizes:
+    """The byte counts that both passes are made of."""
+
+    def __init__(self, block: Block, work: Work, capability: float):
+        self.block, self.work = block, work
+        item = self.item = 2
+        tokens = self.tokens = block.positions * work.sequences if block.positions else work.tokens
+        self.tile = min(tokens, work.mlp_tile or tokens)
+        hidden, heads = block.hidden, block.heads * block.head_dim
+        narrow = block.kv_heads * block.head_dim
+        self.hidden = tokens * hidden * item
+        self.query, self.narrow = tokens * heads * item, tokens * narrow * item
+        self.qkv = self.query + 2 * self.narrow
+        self.rows = tokens * 4
+        self.ffn = self.tile * block.active_ffn * item
+        self.tile_hidden = self.tile * hidden * item
+
+        kernel = attention_kernel(block, capability, work.packed, windowed=False)
+        self.attention = attention_cost(block, kernel, tokens, item)
+        ffns = 2 if block.gated else 1
+        self.tape = {
+            "input": self.hidden,
+            "qkv": self.qkv,
+            "attention": self.query + self.attention.saved,
+            "middle": self.hidden,
+            "gate_up": tokens * ffns * block.active_ffn * item,
+        }
+        self.ffns = ffns
+
+        small = work.method in ("qlora", "lora-8bit")
+        groups: dict[str, int] = {"qkv": 0, "output": 0, "gate_up": 0, "down": 0}
+        for linear in block.linears:
+            groups[_group(linear.name)] += linear.weights * item
+        self.buffer = groups if small else dict.fromkeys(groups, 0)
+
+        wrapped = work.model.shape.adapted(work.targets) if work.lora else []
+        mine = [linear for owner, linear in wrapped if owner is block]
+        self.ranks = dict.fromkeys(groups, 0)
+        for linear in mine:
+            self.ranks[_group(linear.name)] += work.rank
+        self.copies = sum(work.rank * (x.inputs + x.outputs) for x in mine) * item
+        # Gradients of one layer as its backward makes them, and the largest one's product before it is added.
+        if work.lora:
+            self.gradients = 2 * self.copies
+            self.product = max((work.rank * max(x.inputs, x.outputs) * 4 for x in mine), default=0)
+        else:
+            self.gradients = 2 * block.parameters
+            self.product = max((x.weights for x in block.linears), default=0) * item
+
+    def low(self, group: str, tokens: int) -> int:
+        """The low-rank input of a group's projections."""
+        return tokens * self.ranks[group] * self.item
+
+
+def _group(name: str) -> str:
+    name = name.rsplit(".", 1)[-1]
+    if name in ("q_proj", "k_proj", "v_proj", "qkv_proj"):
+        return "qkv"
+    if name in ("o_proj", "out_proj"):
+        return "output"
+    return "down" if name in ("down_proj", "fc2") else "gate_up"
+
+
+def _attend(trace: Trace, s: _Sizes, there: tuple[str, ...]) -> list[tuple[str, int]]:
+    """The attention half: makes what is not ``there`` and leaves it held."""
+    made = []
+    if "qkv" not in there:
+        normed, rows = trace.take("workspace", s.hidden), trace.take("workspace", s.rows)
+        weight = trace.take("dequantised", s.buffer["qkv"])
+        made.append(trace.take("workspace", s.qkv))
+        trace.touch("workspace", s.low("qkv", s.tokens))
+        trace.free(normed, weight, rows)
+    if "attention" not in there:
+        heads = trace.take("workspace", s.query + s.narrow if s.block.qk_norm else 0)
+        made.append(trace.take("workspace", s.query + s.attention.saved))
+        trace.touch("attention", s.attention.forward)
+        trace.free(heads)
+    if "middle" not in there:
+        weight = trace.take("dequantised", s.buffer["output"])
+        low = trace.take("workspace", s.low("output", s.tokens))
+        made.append(trace.take("workspace", s.hidden))
+        if s.block.post_norms:
+            trace.touch("workspace", s.hidden + s.rows)
+        trace.free(weight, low)
+    return made
+
+
+def _forward(s: _Sizes) -> dict[str, int]:
+    trace = Trace()
+    trace.take("workspace", s.copies)
+    _attend(trace, s, ())
+    trace.take("workspace", s.hidden)  # the layer's output
+    trace.take("dequantised", s.buffer["gate_up"] + s.buffer["down"])
+    trace.take("workspace", s.tape["gate_up"] if s.tile < s.tokens else 0)
+    trace.take("workspace", s.tile_hidden + s.tile * 4)  # the tile's norm
+    if s.tile == s.tokens:
+        trace.take("workspace", s.tape["gate_up"])
+    trace.touch("workspace", s.low("gate_up", s.tile))
+    trace.take("workspace", s.ffn)  # the activation
+    trace.take("workspace", s.low("down", s.tile) + (2 * s.tile_hidden if s.block.post_norms else 0))
+    return trace.at_peak
+
+
+def _backward(s: _Sizes, policy: str) -> dict[str, int]:
+    trace = Trace()
+    there = TAPE[policy] + HOST.get(policy, ())
+    if policy in HOST:  # this layer's tensors have come back, and the next layer's are on their way
+        trace.take("activations", 2 * sum(s.tape[name] for name in HOST[policy]))
+    trace.take("workspace", s.copies)
+    trace.take("gradients", s.gradients if s.work.lora else 0)
+    _attend(trace, s, there)
+    weights = trace.take("dequantised", s.buffer["gate_up"] + s.buffer["down"])
+    _mlp_backward(trace, s, "gate_up" in there)
+    trace.free(weights)
+    _attention_backward(trace, s)
+    return trace.at_peak
+
+
+def _mlp_backward(trace: Trace, s: _Sizes, kept: bool) -> None:
+    wide = s.ffns * s.ffn
+    normed = trace.take("workspace", s.tile_hidden + s.tile * 4)
+    gate_up = trace.take("workspace", 0 if kept else wide)
+    low = trace.take("workspace", s.low("gate_up", s.tile))
+    extra = ()
+    if s.block.post_norms:
+        hidden = trace.take("workspace", s.ffn)
+        extra = (hidden, trace.take("workspace", s.tile_hidden + s.tile * 4))
+        trace.touch("workspace", 2 * s.tile_hidden + s.tile * 4)
+    low_down = trace.take("workspace", 2 * s.low("down", s.tile))
+    dh = trace.take("workspace", s.ffn)
+    product = trace.take("gradients", s.product)
+    trace.free(dh, low_down, product, *extra)
+    low_grad = trace.take("workspace", s.low("gate_up", s.tile))
+    trace.touch("gradients", s.product)
+    trace.touch("workspace", s.tile_hidden)
+    trace.free(low_grad, low, gate_up, normed)
+
+
+def _attention_backward(trace: Trace, s: _Sizes) -> None:
+    weight = trace.take("dequantised", s.buffer["output"])
+    low = trace.take("workspace", 2 * s.low("output", s.tokens))
+    post = trace.take("workspace", 2 * s.hidden if s.block.post_norms else 0)
+    dattention = trace.take("workspace", s.query)
+    trace.touch("gradients", s.product)
+    trace.free(weight, post)
+    heads = trace.take("workspace", s.query + s.narrow if s.block.qk_norm else 0)
+    dqkv = trace.take("workspace", s.qkv)
+    trace.touch("attention", s.attention.backward)
+    trace.free(dattention)
+    if not s.block.qk_norm:
+        trace.free(heads)
+        heads = None
+    out = trace.take("workspace", s.qkv)
+    if s.block.qk_norm:  # the gradient before the rotation, then before the norm, each a copy
+        trace.touch("workspace", 2 * (s.query + s.narrow))
+    trace.free(dqkv, heads)
+    normed = trace.take("workspace", s.hidden + s.rows)
+    lows = trace.take("workspace", 2 * s.low("qkv", s.tokens))
+    trace.touch("gradients", s.product)
+    weight = trace.take("dequantised", s.buffer["qkv"])
+    trace.touch("workspace", s.hidden)
+    trace.free(weight, lows, normed, out, low)

@@ -1,0 +1,30 @@
+"""What isn't a tensor of the run: library workspaces, the driver's context, the allocator's unused pieces."""
+
+from sloth_nb.catalog import GPU
+
+__all__ = ["context_bytes", "fragmentation", "library_bytes"]
+
+MIB = 2**20
+
+
+def library_bytes(gpu: GPU) -> int:
+    """cuBLAS's workspaces, one for the forward's thread, one for the backward's, from torch's allocator."""
+    if gpu.is_cpu:
+        return 0
+    return 2 * (32 * MIB if gpu.capability >= 9.0 else 8 * MIB + 128 * 1024)
+
+
+def context_bytes(gpu: GPU) -> int:
+    """The driver's own: 141 MiB was measured on a T4, about half a GB on Hopper with cuDNN's kernels loaded.
+
+    On a CPU it is Python with torch and transformers imported.
+    """
+    if gpu.is_cpu:
+        return 600 * MIB
+    return (141 if gpu.capability < 8.0 else 320 if gpu.capability < 9.0 else 520) * MIB
+
+
+def fragmentation(kinds: dict[str, int]) -> int:
+    """Pieces of the allocator's blocks that nothing fits into: a share of what comes and goes."""
+    moving = ("activations", "workspace", "attention", "dequantised", "loss", "gradients")
+    return int(0.04 * sum(kinds.get(kind, 0) for kind in moving))

@@ -1,0 +1,98 @@
+"""This machine: its cards and how much of them is free, its RAM. Looks without importing torch."""
+
+import csv
+import io
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+
+import psutil
+
+from sloth_nb.catalog import GPU, cpu
+from sloth_nb.catalog import gpu as gpu_named
+from sloth_nb.errors import HardwareError
+
+__all__ = ["Device", "device_for", "devices", "ram_gib"]
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Device:
+    """A card of this machine: what it is, and how many bytes are free now."""
+
+    gpu: GPU
+    free: int
+
+
+def devices() -> list[Device]:
+    """The NVIDIA cards of this machine; empty when there are none or no driver answers."""
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        if not torch.cuda.is_available():
+            return []
+        return [_from_torch(torch, index) for index in range(torch.cuda.device_count())]
+    return _from_driver()
+
+
+def ram_gib() -> float:
+    """The machine's RAM."""
+    return psutil.virtual_memory().total / GIB
+
+
+def device_for(name: "str | GPU | None") -> GPU:
+    """The card of this name, with its own memory; None is this machine's first card, or its CPU.
+
+    Raises:
+        HardwareError: no card of that name is known.
+    """
+    if name is None:
+        found = devices()
+        return found[0].gpu if found else cpu(round(ram_gib(), 1))
+    if isinstance(name, str) and name.strip().lower() == "cpu":
+        return cpu(round(ram_gib(), 1))
+    return gpu_named(name)
+
+
+def _known(name: str, total: int, capability: float) -> GPU:
+    """The table's row for what the driver calls it, with the memory that is really there."""
+    try:
+        row = gpu_named(name)
+    except HardwareError:
+        row = GPU(name, 0, capability, bandwidth=500, tflops_16=50, host_gbps=12)
+    return replace(
+        row, name=row.name if row.memory_gib else name, memory_gib=total / GIB, capability=capability
+    )
+
+
+def _from_torch(torch, index: int) -> Device:
+    properties = torch.cuda.get_device_properties(index)
+    free, total = torch.cuda.mem_get_info(index)
+    capability = properties.major + properties.minor / 10
+    return Device(_known(properties.name, total, capability), free)
+
+
+def _from_driver() -> list[Device]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = "--query-gpu=name,memory.total,memory.free,compute_cap"
+    try:
+        answer = subprocess.run(
+            [tool, query, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    found = []
+    for row in csv.reader(io.StringIO(answer.stdout)):
+        try:
+            name, total, free, capability = (cell.strip() for cell in row)
+            found.append(Device(_known(name, int(total) << 20, float(capability)), int(free) << 20))
+        except ValueError:  # a driver that answers "[N/A]"
+            continue
+    return found

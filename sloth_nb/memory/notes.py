@@ -1,0 +1,29 @@
+"""What a reader of an estimate should know and might not ask."""
+
+from sloth_nb.memory.work import Work
+
+__all__ = ["notes_on"]
+
+
+def notes_on(work: Work) -> tuple[str, ...]:
+    """Sentences about this work; empty when there is nothing to say."""
+    notes, info = [], work.model
+    if info.context and work.length > info.context:
+        factor = -(-work.length // info.context)
+        notes.append(
+            f"{work.length:,} tokens are more than the {info.context:,} that {info.name} was made for. RoPE "
+            f"scaling by {factor} ({{'rope_type': 'linear', 'factor': {factor}.0}}) squeezes the positions "
+            f"into its range: it can be trained at this length, and is a little worse at short ones until "
+            f"it has been."
+        )
+    if info.modality == "text+image":
+        notes.append("Pictures count as tokens of the sequence; the vision tower is frozen.")
+    if work.method in ("qlora", "lora-8bit") and any(block.experts for block in info.shape.blocks):
+        notes.append(
+            "The experts stay 16-bit: they are fused weights, which a quantised load leaves as they are."
+        )
+    if work.task == "dpo" and not work.lora:
+        notes.append(
+            "The frozen reference of DPO is a second copy of the weights, unless its answers are stored."
+        )
+    return tuple(notes)

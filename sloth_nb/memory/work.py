@@ -1,0 +1,144 @@
+"""Work: what a user wants to run, checked. An estimate answers it, a plan makes it possible."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from os import PathLike
+from typing import Any
+
+from sloth_nb.catalog import ModelInfo, resolve
+from sloth_nb.errors import TrainingError
+
+__all__ = ["METHODS", "OPTIMISERS", "POLICIES", "TASKS", "Work"]
+
+METHODS = {
+    "qlora": "LoRA over 4-bit weights",
+    "lora-8bit": "LoRA over 8-bit weights",
+    "lora": "LoRA over 16-bit weights",
+    "full": "every weight trained",
+}
+TASKS = {"sft": "supervised fine-tuning", "dpo": "preference pairs", "grpo": "rewards on generated answers"}
+OPTIMISERS = ("adamw_8bit", "paged_adamw_8bit", "adamw_torch", "adamw_torch_fused", "adamw_fp32", "sgd")
+POLICIES = {
+    "keep": "keep every activation",
+    "recompute": "keep each layer's input and attention, recompute the rest",
+    "lean": "keep each layer's input only",
+    "offload": "move inputs and attention to host memory",
+}
+ENGINES = {"sloth": "this package's engine", "hf": "transformers and peft as they come"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One training run.
+
+    Attributes:
+        batch: sequences a device and a step. For DPO, pairs; for GRPO, answers (all generations together).
+        length: tokens a sequence; a packed batch is ``batch * length`` tokens whatever is in it.
+        policy: one of POLICIES for all layers, or one a layer, bottom to top.
+        loss_chunk: bytes of logits that the loss holds at a time.
+        mlp_tile: tokens that pass an MLP at a time; None is all of them.
+        embedding_offload: the input embedding stays in host memory.
+        accumulation: micro-steps a step; above 1 the gradients of all layers outlive a backward.
+        generate: GRPO's (prompt tokens, answer tokens) while it generates.
+        strategy: "ddp" copies the model to every GPU, "fsdp" cuts it into shards.
+    """
+
+    model: ModelInfo
+    method: str = "qlora"
+    task: str = "sft"
+    batch: int = 2
+    length: int = 2048
+    rank: int = 16
+    targets: tuple[str, ...] | None = None
+    policy: str | tuple[str, ...] = "recompute"
+    engine: str = "sloth"
+    optimiser: str = "adamw_8bit"
+    packed: bool = False
+    accumulation: int = 1
+    loss_chunk: int = 256 << 20
+    mlp_tile: int | None = None
+    embedding_offload: bool = False
+    gpus: int = 1
+    strategy: str = "ddp"
+    generate: tuple[int, int] = (512, 512)
+
+    def __post_init__(self) -> None:
+        _one_of("method", self.method, METHODS)
+        _one_of("task", self.task, TASKS)
+        _one_of("optimiser", self.optimiser, OPTIMISERS)
+        _one_of("engine", self.engine, ENGINES)
+        _one_of("strategy", self.strategy, ("ddp", "fsdp"))
+        for name in ("batch", "length", "accumulation", "gpus", "loss_chunk"):
+            _at_least_one(name, getattr(self, name))
+        if self.method != "full":
+            _at_least_one("rank", self.rank)
+        if self.mlp_tile is not None:
+            _at_least_one("mlp_tile", self.mlp_tile)
+        policies = (self.policy,) if isinstance(self.policy, str) else self.policy
+        for policy in policies:
+            _one_of("policy", policy, POLICIES)
+        if not isinstance(self.policy, str) and len(self.policy) != self.model.shape.layers:
+            raise TrainingError(
+                f"policy has {len(self.policy)} entries; "
+                f"{self.model.name} has {self.model.shape.layers} layers."
+            )
+
+    @classmethod
+    def of(cls, model: "str | PathLike[str] | Mapping[str, Any] | ModelInfo", **options: Any) -> "Work":
+        """Work on whatever names a model, with misspelt options named.
+
+        Raises:
+            ModelError: no such model. TrainingError: an option is unknown or can't be.
+        """
+        known = cls.__dataclass_fields__.keys() - {"model"}
+        for name in options.keys() - known:
+            near = get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(known))}."
+            raise TrainingError(f"An estimate has no option {name!r}.{hint}")
+        if isinstance(options.get("policy"), list):
+            options["policy"] = tuple(options["policy"])
+        if isinstance(options.get("targets"), list):
+            options["targets"] = tuple(options["targets"])
+        return cls(resolve(model), **options)
+
+    def but(self, **changes: Any) -> "Work":
+        """The same work with some options changed."""
+        return replace(self, **changes)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that pass the model at once: a pair counts both its answers."""
+        return self.batch * self.length * (2 if self.task == "dpo" else 1)
+
+    @property
+    def sequences(self) -> int:
+        return self.batch * (2 if self.task == "dpo" else 1)
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """One policy a layer."""
+        return (self.policy,) * self.model.shape.layers if isinstance(self.policy, str) else self.policy
+
+    @property
+    def lora(self) -> bool:
+        return self.method != "full"
+
+    def __str__(self) -> str:
+        policy = self.policy if isinstance(self.policy, str) else "mixed"
+        rank = f", rank {self.rank}" if self.lora else ""
+        return (
+            f"{self.model.name}, {self.method}{rank}, {self.task}, {self.batch} × {self.length:,}, {policy}"
+        )
+
+
+def _one_of(name: str, value: Any, known: Any) -> None:
+    if value not in known:
+        near = get_close_matches(str(value), list(known), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise TrainingError(f"{name} is {value!r}; it is one of {', '.join(known)}.{hint}")
+
+
+def _at_least_one(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise TrainingError(f"{name} is {value!r}; it must be a whole number of at least 1.")
