@@ -78,7 +78,7 @@ def tiny_model(shared_tokenizer: Any) -> Callable[..., Any]:
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "head_dim": 16,
-            "max_position_embeddings": 512,
+            "max_position_embeddings": 2048,
             "bos_token_id": shared_tokenizer.bos_token_id,
             "eos_token_id": shared_tokenizer.eos_token_id,
             "pad_token_id": shared_tokenizer.pad_token_id,

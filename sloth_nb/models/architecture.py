@@ -1,0 +1,116 @@
+"""The config, the class and the weights of a model, through transformers."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from sloth_nb.errors import HardwareError, ModelError
+from sloth_nb.models import arguments
+from sloth_nb.models.notices import warn
+from sloth_nb.models.sources import Source
+
+__all__ = ["choose_class", "is_multimodal", "load_config", "load_weights"]
+
+# What transformers' own from_pretrained takes besides the arguments below and the attributes of a model's
+# config.
+_TRANSFORMERS_ARGUMENTS = (
+    "attn_implementation",
+    "cache_dir",
+    "config",
+    "experts_implementation",
+    "force_download",
+    "generation_config",
+    "ignore_mismatched_sizes",
+    "key_mapping",
+    "local_files_only",
+    "low_cpu_mem_usage",
+    "max_memory",
+    "offload_buffers",
+    "offload_folder",
+    "proxies",
+    "quantization_config",
+    "subfolder",
+    "tp_plan",
+    "tp_size",
+    "use_kernels",
+    "use_safetensors",
+    "variant",
+)
+
+_FAILURES = (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, SafetensorError)
+
+
+def load_config(
+    source: Source,
+    kwargs: dict[str, Any],
+    *,
+    trust_remote_code: bool,
+    text_only: bool,
+    also_known: Iterable[str],
+) -> Any:
+    """The model's config, changed by those keyword arguments that are attributes of it; these leave
+    ``kwargs``.
+
+    Raises:
+        ModelError: the config can't be read, or an argument is neither transformers', nor ``also_known``,
+            nor the config's.
+    """
+    from transformers import AutoConfig
+
+    config = kwargs.pop("config", None)
+    if config is None:
+        try:
+            config = AutoConfig.from_pretrained(
+                source.base, trust_remote_code=trust_remote_code, **source.base_options.arguments()
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"The config of {source.base} can't be read: {error}") from error
+    if text_only:
+        config = config.get_text_config()
+    overrides = [name for name in kwargs if name not in _TRANSFORMERS_ARGUMENTS]
+    known = [*also_known, *_TRANSFORMERS_ARGUMENTS, *config.to_dict()]
+    arguments.refuse_unknown(overrides, known, "from_pretrained")
+    for name in overrides:
+        setattr(config, name, kwargs.pop(name))
+    return config
+
+
+def is_multimodal(config: Any) -> bool:
+    return any(getattr(config, part, None) is not None for part in ("vision_config", "audio_config")) or (
+        config.model_type == "whisper"
+    )
+
+
+def choose_class(auto_model: Any, config: Any) -> Any:
+    import transformers
+
+    if auto_model is not None:
+        return auto_model
+    if config.model_type == "whisper":
+        return transformers.AutoModelForSpeechSeq2Seq
+    if is_multimodal(config):
+        return transformers.AutoModelForImageTextToText
+    return transformers.AutoModelForCausalLM
+
+
+def load_weights(loader: Any, source: Source, **options: Any) -> Any:
+    options = {name: value for name, value in options.items() if value is not None}
+    try:
+        model, info = loader.from_pretrained(
+            source.base, output_loading_info=True, **source.base_options.arguments(), **options
+        )
+    except torch.OutOfMemoryError as error:
+        raise HardwareError(
+            f"{source.base} doesn't fit into the GPU's memory ({str(error).split('. ')[0]}). Load it in 4 "
+            "bits "
+            "(load_in_4bit=True, with bitsandbytes), choose a smaller model, or restart kernels that hold "
+            "memory."
+        ) from error
+    except _FAILURES as error:
+        raise ModelError(f"{source.base} can't be loaded: {type(error).__name__}: {error}") from error
+    if missing := sorted(info["missing_keys"]):
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        warn(f"{len(missing)} weights are not in {source.base} and start at random: {shown}.")
+    return model

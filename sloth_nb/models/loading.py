@@ -1,0 +1,205 @@
+"""``from_pretrained``: a model and its tokenizer, ready for adapters, full fine-tuning or answering."""
+
+from typing import Any
+
+from sloth_nb.catalog.embedded import DEFAULT_MODEL
+from sloth_nb.errors import ModelError
+from sloth_nb.models import arguments
+from sloth_nb.models.adapters import load_adapter
+from sloth_nb.models.architecture import choose_class, is_multimodal, load_config, load_weights
+from sloth_nb.models.binding import bind_methods
+from sloth_nb.models.checkpointing import set_checkpointing
+from sloth_nb.models.context import apply_context
+from sloth_nb.models.devices import choose_device_map, main_device
+from sloth_nb.models.notices import warn
+from sloth_nb.models.quantization import keep_trainable
+from sloth_nb.models.seeding import seeded
+from sloth_nb.models.settings import Settings, attach
+from sloth_nb.models.sources import HubOptions, find_source
+from sloth_nb.models.tokenizers import load_tokenizer, mend_tokenizer, text_tokenizer
+from sloth_nb.models.weights import choose_weights
+
+__all__ = ["load"]
+
+
+def load(
+    model_name: str = DEFAULT_MODEL,
+    max_seq_length: int | None = 2048,
+    dtype: Any = None,
+    load_in_4bit: bool = True,
+    load_in_8bit: bool = False,
+    load_in_16bit: bool = False,
+    full_finetuning: bool = False,
+    token: str | None = None,
+    device_map: Any = "sequential",
+    rope_scaling: dict[str, Any] | None = None,
+    fix_tokenizer: bool = True,
+    trust_remote_code: bool = False,
+    use_gradient_checkpointing: bool | str = "unsloth",
+    resize_model_vocab: int | None = None,
+    revision: str | None = None,
+    use_exact_model_name: bool = False,
+    offload_embedding: bool = False,
+    float32_mixed_precision: bool | None = None,
+    fast_inference: bool = False,
+    gpu_memory_utilization: float = 0.5,
+    float8_kv_cache: bool = False,
+    random_state: int = 3407,
+    max_lora_rank: int = 64,
+    disable_log_stats: bool = True,
+    qat_scheme: str | None = None,
+    load_in_fp8: bool | str = False,
+    unsloth_tiled_mlp: bool = False,
+    text_only: bool = False,
+    return_logits: bool = False,
+    fullgraph: bool = True,
+    auto_model: Any = None,
+    whisper_language: str | None = None,
+    whisper_task: str | None = None,
+    unsloth_force_compile: bool = False,
+    target_parameters: Any = None,
+    *args: Any,
+    **kwargs: Any,
+) -> tuple[Any, Any]:
+    """Loads a model and its tokenizer.
+
+    Args:
+        model_name: ``"smollm2-135m-instruct"`` (works offline), an id on the Hub, a folder with a model, or
+            a folder with an adapter, whose base is then loaded with it and the adapter goes on training.
+        max_seq_length: the longest sequence, in tokens. Longer than the model's own context scales RoPE, and
+            says how; None is the model's own.
+        dtype: None for the best this device truly has (bf16; fp16 on a T4; bf16 on a CPU), or a dtype or its
+            name.
+        load_in_4bit: NF4 weights through bitsandbytes. Being the default, it gives way to ``load_in_8bit``,
+            ``load_in_16bit``, ``full_finetuning`` and a ``quantization_config``; without bitsandbytes the
+            weights are loaded in 16 bits, with a warning.
+        load_in_8bit: LLM.int8 weights through bitsandbytes.
+        load_in_16bit: plain weights in ``dtype``.
+        full_finetuning: every weight is trained, so none is quantised. Otherwise all weights are frozen until
+            ``get_peft_model`` adds trainable ones.
+        token: for gated or private models on the Hub.
+        device_map: ``"sequential"`` for one device; ``"auto"`` or ``"balanced"`` to split the layers over
+            several GPUs; a device; or a dict of placements.
+        rope_scaling: transformers' rotary settings, instead of the model's own.
+        fix_tokenizer: gives the tokenizer a padding token that isn't the end of a text, where it has one to
+            spare, and pads to the right. False leaves it as it comes.
+        trust_remote_code: lets the model's repository run its own Python code here. Off.
+        use_gradient_checkpointing: for what is trainable after loading (``full_finetuning``, or an adapter's
+            folder): True, "unsloth" or "sloth" recompute activations to save memory; False keeps them.
+        resize_model_vocab: rows of the embeddings, for a tokenizer that got new tokens.
+        revision: branch, tag or commit on the Hub.
+        use_exact_model_name: no name is ever replaced by another here, so True and False are the same.
+        float32_mixed_precision: with ``full_finetuning``, True keeps fp32 weights (computing in 16 bits is
+            the trainer's setting). With adapters these are fp32 anyway; False makes them 16-bit like the
+            base.
+        random_state: seed of weights that a checkpoint doesn't hold.
+        text_only: the language part alone of a model that also sees or hears.
+        return_logits: a model called directly always returns them, so True and False are the same.
+        fullgraph: a setting of torch.compile, which isn't used.
+        auto_model: the class to load with, such as ``WhisperForConditionalGeneration``; None chooses.
+        whisper_language, whisper_task: written into the generation settings of a Whisper model.
+        target_parameters: kept as the default of ``get_peft_model``.
+        offload_embedding, fast_inference, gpu_memory_utilization, float8_kv_cache, max_lora_rank,
+            disable_log_stats, unsloth_tiled_mlp, unsloth_force_compile: without effect here; asked for, a
+            warning says why.
+        qat_scheme, load_in_fp8: refused, with the reason.
+        kwargs: whatever transformers' ``from_pretrained`` takes (``attn_implementation``, …), or attributes
+            of the model's config.
+    Returns:
+        (model, tokenizer); the second is a processor for models that also see or hear.
+    Raises:
+        ModelError: not found, not allowed, not loadable, or an argument that can't be honoured.
+        HardwareError: a device that isn't there, or too little memory.
+    """
+    arguments.settle(locals(), arguments.LOADING)
+    if args:
+        raise ModelError(
+            f"from_pretrained takes no further positional arguments, and got {args!r}. Name them."
+        )
+    dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype
+    hub = HubOptions(token, revision, kwargs.pop("cache_dir", None), kwargs.pop("local_files_only", False))
+    source = find_source(model_name, hub)
+    config = load_config(
+        source, kwargs, trust_remote_code=trust_remote_code, text_only=text_only, also_known=_own_arguments()
+    )
+
+    placement = choose_device_map(device_map)
+    weights = choose_weights(
+        device=main_device(placement),
+        dtype=dtype,
+        load_in_4bit=load_in_4bit,
+        load_in_8bit=load_in_8bit,
+        load_in_16bit=load_in_16bit,
+        full_finetuning=full_finetuning,
+        float32=float32_mixed_precision is True,
+        given=kwargs.pop("quantization_config", None),
+        already_quantised=getattr(config, "quantization_config", None) is not None,
+    )
+    context = apply_context(config, max_seq_length, rope_scaling)
+    tokenizer = load_tokenizer(
+        *source.tokenizer, processor=is_multimodal(config), trust_remote_code=trust_remote_code
+    )
+    if fix_tokenizer:
+        mend_tokenizer(tokenizer, context)
+
+    with seeded(random_state):
+        model = load_weights(
+            choose_class(auto_model, config),
+            source,
+            config=config,
+            dtype=weights.dtype,
+            quantization_config=weights.quantization,
+            device_map=placement,
+            trust_remote_code=trust_remote_code,
+            **kwargs,
+        )
+        if resize_model_vocab is not None:
+            model.resize_token_embeddings(resize_model_vocab)
+    keep_trainable(model)
+    for parameter in model.parameters():
+        parameter.requires_grad_(full_finetuning and parameter.is_floating_point())
+    _align(model, tokenizer, whisper_language, whisper_task)
+    attach(
+        model,
+        Settings(
+            name=str(model_name),
+            max_seq_length=context,
+            full_finetuning=full_finetuning,
+            float32_adapters=float32_mixed_precision is not False,
+            target_parameters=target_parameters,
+            tokenizer=tokenizer,
+        ),
+    )
+    if source.adapter:
+        model = load_adapter(model, source.adapter, source.adapter_options)
+    if full_finetuning or source.adapter:
+        set_checkpointing(model, use_gradient_checkpointing)
+    bind_methods(model)
+    return model, tokenizer
+
+
+def _own_arguments() -> list[str]:
+    return list(load.__code__.co_varnames[: load.__code__.co_argcount])
+
+
+def _align(model: Any, tokenizer: Any, whisper_language: str | None, whisper_task: str | None) -> None:
+    """The model agrees with its tokenizer on the padding token, and a Whisper model knows its task."""
+    inner = text_tokenizer(tokenizer)
+    if inner.pad_token_id is not None:
+        model.config.get_text_config().pad_token_id = inner.pad_token_id
+        if getattr(model, "generation_config", None) is not None:
+            model.generation_config.pad_token_id = inner.pad_token_id
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(inner) > rows:
+        warn(
+            f"The tokenizer has {len(inner):,} tokens, the model embeddings for {rows:,}. "
+            f"Load it with resize_model_vocab={len(inner)} if your texts use the new ones."
+        )
+    for name, value in (("language", whisper_language), ("task", whisper_task)):
+        if value is None:
+            continue
+        if model.config.model_type != "whisper":
+            raise ModelError(
+                f"whisper_{name}={value!r} was given, but this is a {model.config.model_type} model."
+            )
+        setattr(model.generation_config, name, value)

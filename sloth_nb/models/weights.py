@@ -1,0 +1,67 @@
+"""In which form a model's weights are loaded: what the several arguments about it come to."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sloth_nb.errors import ModelError
+from sloth_nb.models.notices import warn
+from sloth_nb.models.precision import choose_dtype
+from sloth_nb.models.quantization import choose_quantization
+
+__all__ = ["Weights", "choose_weights"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    dtype: torch.dtype
+    quantization: Any | None
+
+
+def choose_weights(
+    *,
+    device: torch.device,
+    dtype: Any,
+    load_in_4bit: bool,
+    load_in_8bit: bool,
+    load_in_16bit: bool,
+    full_finetuning: bool,
+    float32: bool,
+    given: Any,
+    already_quantised: bool,
+) -> Weights:
+    """The dtype and the quantisation that the several arguments about them come to."""
+    if load_in_8bit and load_in_16bit:
+        raise ModelError("load_in_8bit=True and load_in_16bit=True exclude each other. Choose one.")
+    chosen = choose_dtype(dtype, device)
+    if full_finetuning:
+        if already_quantised:
+            raise ModelError(
+                "full_finetuning=True trains every weight, but this checkpoint's are quantised and can't be "
+                "trained. "
+                "Load the original 16-bit model, or leave full_finetuning out and add adapters."
+            )
+        if load_in_8bit or given is not None:
+            warn(
+                "full_finetuning=True trains every weight, and a quantised weight can't be trained: the "
+                "weights are "
+                "loaded unquantised. To keep a quantised base and train adapters on it, leave "
+                "full_finetuning out."
+            )
+        if float32:
+            chosen = torch.float32
+        elif chosen is torch.float16:
+            chosen = torch.float32
+            warn(
+                "full_finetuning=True in float16 loses small gradients; the weights are loaded in float32. "
+                "fp16=True in the trainer's arguments still computes in float16."
+            )
+        return Weights(chosen, None)
+    if given is not None or already_quantised:
+        return Weights(chosen, given)
+    four = load_in_4bit and not load_in_8bit and not load_in_16bit
+    quantization = choose_quantization(
+        load_in_4bit=four, load_in_8bit=load_in_8bit, device=device, dtype=chosen
+    )
+    return Weights(chosen, quantization)
