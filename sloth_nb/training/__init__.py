@@ -9,6 +9,8 @@ _HOME_OF = {
     "RUN_FILE": "events",
     "RunEvent": "events",
     "SFTConfig": "config",
+    "SFTTrainer": "trainer",
+    "Run": "run",
     "read_events": "events",
 }
 

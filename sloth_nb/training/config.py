@@ -148,8 +148,11 @@ class SFTConfig(trl.SFTConfig):
 
 
 _OURS_TO_DECIDE = {
+    "assistant_only_loss",
     "bf16",
+    "completion_only_loss",
     "dataloader_pin_memory",
+    "dataset_text_field",
     "fp16",
     "gradient_checkpointing",
     "logging_nan_inf_filter",

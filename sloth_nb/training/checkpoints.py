@@ -1,0 +1,119 @@
+"""Checkpoints that are whole or not there: written aside, then renamed; and finding the newest whole one."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from sloth_nb.errors import TrainingError
+
+__all__ = ["checkpoints", "last_checkpoint", "refuses_to_save", "written_whole"]
+
+STATE_FILE = "trainer_state.json"  # written last, so its presence says that the rest is there
+_DISK = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_STREAM = ("file write failed", "PytorchStreamWriter", "failed writing file")
+
+
+def checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
+    """The whole checkpoints in that folder by step; one that was cut off while saving is left out."""
+    found = []
+    for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+        if step.isdecimal() and _is_whole(path):
+            found.append((int(step), path))
+    return [path for _, path in sorted(found)]
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def last_checkpoint(asked: str | os.PathLike[str] | bool, output_dir: str) -> Path:
+    """The checkpoint to go on from.
+
+    Args:
+        asked: a checkpoint's folder, or True for the newest whole one in ``output_dir``.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    if asked is not True:
+        path = Path(asked)
+        if _is_whole(path):
+            return path
+        raise TrainingError(
+            f"{path} is no checkpoint to go on from: it has no readable {STATE_FILE}. Checkpoints in "
+            f"{output_dir}: {_listed(output_dir)}."
+        )
+    found = checkpoints(output_dir)
+    if not found:
+        raise TrainingError(
+            f"There is no checkpoint in {output_dir} to go on from. Start with trainer.train(), or give a "
+            "checkpoint's folder: trainer.train(resume_from_checkpoint='…/checkpoint-100')."
+        )
+    return found[-1]
+
+
+def _listed(output_dir: str) -> str:
+    return ", ".join(path.name for path in checkpoints(output_dir)) or "none"
+
+
+@contextlib.contextmanager
+def written_whole(folder: Path, name: str) -> Iterator[Path]:
+    """A folder to write ``name`` in, which moves into ``folder`` when all went well; else nothing changes."""
+    aside = folder / f".saving-{name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        target = folder / name
+        if target.exists():
+            target.rename(aside / "replaced")
+        (aside / name).rename(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def refuses_to_save(folder: Path, step: int) -> Iterator[None]:
+    """Turn a disk's trouble while saving into one clear sentence; other errors pass.
+
+    Raises:
+        TrainingError: the disk is full, or the folder can't be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_the_disk_s(error):
+            raise
+        kept = _listed(str(folder))
+        free = shutil.disk_usage(folder if folder.exists() else Path(folder.anchor or ".")).free
+        raise TrainingError(
+            f"The checkpoint of step {step} could not be written to {folder} ({_reason(error)}; "
+            f"{free / 1e6:,.0f} MB free).\n  Checkpoints that are whole: {kept}. The model in memory is "
+            f"still trained to step {step}: free some space, then trainer.save_model('elsewhere') keeps it, "
+            "or trainer.train(resume_from_checkpoint=True) goes on from the newest checkpoint."
+        ) from error
+
+
+def _is_the_disk_s(error: BaseException) -> bool:
+    # safetensors and torch.save wrap the system's error in their own, with only its text left.
+    return isinstance(error, OSError) or any(word in str(error) for word in ("os error", *_STREAM))
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error)
+    if getattr(error, "errno", None) in _DISK or any(f"os error {number}" in text for number in _DISK):
+        return "the disk is full"
+    if any(word in text for word in _STREAM):
+        return "writing broke off; the disk may be full"
+    return getattr(error, "strerror", None) or text.splitlines()[0]

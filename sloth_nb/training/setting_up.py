@@ -1,0 +1,166 @@
+"""What a trainer settles before it trains: GPU, optimizer, adapter, checkpointing, and what TRL would change.
+
+Each function decides one thing in one place and says so when it differs from what was asked.
+"""
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+from sloth_nb.errors import TrainingError
+from sloth_nb.training.compat import warn_once
+from sloth_nb.training.config import SFTConfig
+
+__all__ = [
+    "adapted",
+    "keeping_what_trl_changes",
+    "one_gpu",
+    "set_checkpointing",
+    "the_tokenizer",
+    "usable_optimizer",
+]
+
+
+def the_tokenizer(given: Any, model: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer that was given (or within the processor that was), or the model's own by its name.
+
+    Raises:
+        TrainingError: none was given and the model's name leads to none.
+    """
+    if isinstance(given, ProcessorMixin):
+        given = given.tokenizer
+    if given is None:
+        from transformers import AutoTokenizer
+
+        name = getattr(model.config, "_name_or_path", "")
+        try:
+            given = AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise TrainingError(
+                f"No tokenizer was given and {name or 'the model'!r} leads to none: pass tokenizer=tokenizer."
+            ) from error
+    if given.pad_token_id is None:
+        given.pad_token = given.eos_token
+    return given
+
+
+def one_gpu(args: SFTConfig) -> None:
+    """With several GPUs in sight and no launcher, train on one, and say how to use all.
+
+    transformers would copy the model to each one at every step (``nn.DataParallel``), which TRL refuses.
+    """
+    if args.n_gpu > 1:
+        warn_once(
+            "one_gpu",
+            f"{args.n_gpu} GPUs are visible; this process trains on {args.device}. To use all of them from a "
+            "notebook, put loading and training in one function and start it with "
+            f"accelerate.notebook_launcher(function, num_processes={args.n_gpu}).",
+        )
+        args._n_gpu = 1
+
+
+def usable_optimizer(args: SFTConfig) -> None:
+    """An 8-bit or paged AdamW where bitsandbytes is missing becomes torch's own."""
+    name = str(getattr(args.optim, "value", args.optim))
+    needs = "8bit" in name or "paged" in name
+    if not needs:
+        return
+    missing = importlib.util.find_spec("bitsandbytes") is None
+    if not missing and args.device.type != "cpu":
+        return
+    why = "bitsandbytes is not installed" if missing else "a CPU has memory enough for whole optimizer states"
+    warn_once("usable_optimizer", f"optim={name!r}: {why}; 'adamw_torch' is used, which needs more memory.")
+    from transformers.training_args import OptimizerNames
+
+    args.optim = OptimizerNames.ADAMW_TORCH
+
+
+def set_checkpointing(model: Any, args: SFTConfig) -> None:
+    """Decide who recomputes activations: the one place for it.
+
+    Never twice: a model that already checkpoints (prepared by ``get_peft_model`` or by the engine) is left
+    alone. When nothing was asked, a model loaded by sloth_nb stays as it was prepared; any other one is
+    checkpointed on a GPU, as TRL does, and not on a CPU, where memory is rarely what is short.
+    """
+    # transformers renamed it in 5.20, and warns about the older name.
+    newer = hasattr(model, "is_activation_checkpointing")
+    already = (
+        model.is_activation_checkpointing if newer else getattr(model, "is_gradient_checkpointing", False)
+    )
+    asked = args.asked_checkpointing
+    if asked is None:
+        ours = hasattr(model, "max_seq_length")
+        args.set_checkpointing(not already and not ours and args.device.type != "cpu")
+    elif not asked:
+        args.set_checkpointing(False)
+        if already:
+            model.activation_checkpointing_disable() if newer else model.gradient_checkpointing_disable()
+    else:
+        args.set_checkpointing(not already)
+
+
+def adapted(model: Any, peft_config: Any) -> Any:
+    """The model with the adapter that ``peft_config`` describes (in fp32), if any.
+
+    Raises:
+        TrainingError: both an adapter and a config for one, or nothing at all to train.
+    """
+    from peft import PeftModel, get_peft_model
+
+    if peft_config is not None:
+        if isinstance(model, PeftModel):
+            raise TrainingError(
+                "The model already has an adapter and peft_config asks for another. Leave peft_config out to "
+                "go on training the one it has."
+            )
+        model = get_peft_model(model, peft_config)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise TrainingError(
+            "There is nothing to train: every weight of the model is frozen. Add an adapter with "
+            "FastLanguageModel.get_peft_model(model), or load it with full_finetuning=True."
+        )
+    return model
+
+
+@contextlib.contextmanager
+def keeping_what_trl_changes(model: Any, args: SFTConfig) -> Iterator[None]:
+    """Around TRL's ``__init__``: it gets prepared rows, and leaves model and arguments as they were.
+
+    - Trained weights that are fp16 become fp32 (fp16 gradients can't be unscaled); others keep their dtype:
+      TRL casts a quantised model's adapter to bf16, which a GradScaler refuses and which loses digits.
+    - ``forward`` is given back: TRL replaces it to fuse the head, which only ``loss_type="dft"`` needs.
+    - Packing, padding-free batches and masks are our data room's, which TRL would refuse beside our collator.
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for parameter in trained.values():
+        if parameter.dtype == torch.float16:
+            parameter.data = parameter.data.float()
+    kept = {name: p.data for name, p in trained.items()}
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    forward = base.__dict__.get("forward")
+    ours = {
+        "packing": False,
+        "padding_free": False,
+        "assistant_only_loss": False,
+        "completion_only_loss": None,
+        "dataset_kwargs": {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True},
+    }
+    before = {name: getattr(args, name) for name in ours}
+    for name, value in ours.items():
+        setattr(args, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(args, name, value)
+        for name, parameter in trained.items():
+            parameter.data = kept[name].to(parameter.device)
+        if args.loss_type == "nll":
+            if forward is not None:
+                base.forward = forward
+            else:
+                base.__dict__.pop("forward", None)
