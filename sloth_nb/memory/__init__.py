@@ -9,10 +9,13 @@ from typing import Any
 
 from sloth_nb.catalog import GPU, ModelInfo
 from sloth_nb.memory.advice import Change, changes_to_fit
+from sloth_nb.memory.budget import Budget
 from sloth_nb.memory.estimate import GB, KINDS, Estimate
 from sloth_nb.memory.formulas import estimate_work
 from sloth_nb.memory.limits import largest_batch, longest_context
 from sloth_nb.memory.machine import device_for, devices, ram_gib
+from sloth_nb.memory.plan import Plan, plan
+from sloth_nb.memory.speed import step_seconds
 from sloth_nb.memory.work import METHODS, OPTIMISERS, POLICIES, TASKS, Work
 
 __all__ = [
@@ -22,8 +25,10 @@ __all__ = [
     "OPTIMISERS",
     "POLICIES",
     "TASKS",
+    "Budget",
     "Change",
     "Estimate",
+    "Plan",
     "Work",
     "changes_to_fit",
     "device_for",
@@ -32,7 +37,9 @@ __all__ = [
     "estimate_work",
     "largest_batch",
     "longest_context",
+    "plan",
     "ram_gib",
+    "step_seconds",
 ]
 
 

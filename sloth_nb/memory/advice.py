@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import combinations
 
-from sloth_nb.catalog import GPU, gpus
+from sloth_nb.catalog import GPU, ModelInfo, gpus, models
 from sloth_nb.memory.estimate import Estimate
 from sloth_nb.memory.formulas import estimate_work
 from sloth_nb.memory.work import Work
@@ -110,27 +110,40 @@ class _Search:
                     heappush(queue, (weight + self.cheap[index].weight, (*chosen, index)))
 
     def dear_bundles(self, count: int) -> None:
-        """One to three dear steps each, with only as many cheap ones as they still need."""
-        tried: list[set[int]] = []
+        """One to three dear steps each, with only as many cheap ones as they still need.
+
+        Bundles of different options come first; another value of the same one only when there are no others.
+        """
+        helpers = _strongest(self.cheap)
+        answered: set[frozenset[str]] = set()
+        spare: list[tuple[_Step, ...]] = []
+        for chosen in self._dear_choices():
+            if len(self.found) >= count:
+                return
+            keys = frozenset(key for step in chosen for key in step.options)
+            if len(keys) < len(chosen) or any(done < keys for done in answered):
+                continue
+            if not self.fits((*chosen, *helpers)):
+                continue
+            if keys in answered:
+                spare.append(chosen)
+                continue
+            answered.add(keys)
+            self.keep((*chosen, *self._needed(chosen, helpers)))
+        for chosen in spare[: count - len(self.found)]:
+            self.keep((*chosen, *self._needed(chosen, helpers)))
+
+    def _dear_choices(self) -> Iterator[tuple[_Step, ...]]:
         for size in (1, 2, 3):
-            for chosen in sorted(
-                combinations(range(len(self.dear)), size), key=lambda c: sum(self.dear[i].weight for i in c)
-            ):
-                if len(self.found) >= count:
-                    return
-                steps = [self.dear[index] for index in chosen]
-                keys = [key for step in steps for key in step.options]
-                if len(set(keys)) < len(keys) or any(done <= set(chosen) for done in tried):
-                    continue
-                helpers = list(_strongest(self.cheap))
-                if not self.fits((*steps, *helpers)):
-                    continue
-                tried.append(set(chosen))
-                for helper in sorted(helpers, key=lambda step: -step.weight):
-                    rest = [step for step in helpers if step is not helper]
-                    if self.fits((*steps, *rest)):
-                        helpers = rest
-                self.keep((*steps, *helpers))
+            yield from sorted(combinations(self.dear, size), key=lambda steps: sum(s.weight for s in steps))
+
+    def _needed(self, chosen: tuple[_Step, ...], helpers: tuple[_Step, ...]) -> tuple[_Step, ...]:
+        """Those of the helpers that can't be left out, the dearest tried first."""
+        for helper in sorted(helpers, key=lambda step: -step.weight):
+            rest = tuple(step for step in helpers if step is not helper)
+            if self.fits((*chosen, *rest)):
+                helpers = rest
+        return helpers
 
 
 def _strongest(steps: list[_Step]) -> tuple[_Step, ...]:
@@ -202,3 +215,16 @@ def _another_result(work: Work) -> Iterator[_Step]:
         say = f"cut sequences to {length:,} tokens"
         yield _Step(5.0 + work.length / length, say, "longer rows are cut", {"length": length})
         length //= 2
+    for place, smaller in enumerate(_smaller_kin(work.model)):
+        yield _Step(12.0 + place, f"train {smaller.name} instead", "a smaller model", {"model": smaller})
+
+
+def _smaller_kin(info: ModelInfo) -> list[ModelInfo]:
+    """The next three smaller models of the same family, kind and modality, the largest first."""
+    kin = [
+        other
+        for other in models()
+        if (other.family, other.kind, other.modality) == (info.family, info.kind, info.modality)
+        and other.parameters < info.parameters
+    ]
+    return sorted(kin, key=lambda other: -other.parameters)[:3]

@@ -73,7 +73,8 @@ class _Sizes:
             "qkv": self.qkv,
             "attention": self.query + self.attention.saved,
             "middle": self.hidden,
-            "gate_up": tokens * ffns * block.active_ffn * item,
+            # In tiles gate and up never exist for the whole batch, so there is nothing to keep.
+            "gate_up": tokens * ffns * block.active_ffn * item if self.tile == tokens else 0,
         }
         self.ffns = ffns
 
@@ -141,10 +142,8 @@ def _forward(s: _Sizes) -> dict[str, int]:
     _attend(trace, s, ())
     trace.take("workspace", s.hidden)  # the layer's output
     trace.take("dequantised", s.buffer["gate_up"] + s.buffer["down"])
-    trace.take("workspace", s.tape["gate_up"] if s.tile < s.tokens else 0)
     trace.take("workspace", s.tile_hidden + s.tile * 4)  # the tile's norm
-    if s.tile == s.tokens:
-        trace.take("workspace", s.tape["gate_up"])
+    trace.take("workspace", s.ffns * s.ffn)
     trace.touch("workspace", s.low("gate_up", s.tile))
     trace.take("workspace", s.ffn)  # the activation
     trace.take("workspace", s.low("down", s.tile) + (2 * s.tile_hidden if s.block.post_norms else 0))
@@ -160,7 +159,7 @@ def _backward(s: _Sizes, policy: str) -> dict[str, int]:
     trace.take("gradients", s.gradients if s.work.lora else 0)
     _attend(trace, s, there)
     weights = trace.take("dequantised", s.buffer["gate_up"] + s.buffer["down"])
-    _mlp_backward(trace, s, "gate_up" in there)
+    _mlp_backward(trace, s, "gate_up" in there and s.tile == s.tokens)
     trace.free(weights)
     _attention_backward(trace, s)
     return trace.at_peak

@@ -1,5 +1,7 @@
 """Limits and changes: each fits, one more doesn't, and the first is the cheapest."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -56,23 +58,11 @@ def test_what_leaves_the_result_alone_is_offered_before_what_does_not():
     assert all("same result" in change.cost for change in changes)
 
 
-def test_a_model_too_large_for_a_card_names_the_card_that_takes_it():
+def test_a_model_too_large_for_a_card_leaves_a_smaller_one_or_a_larger_card():
     answer = estimate("qwen3-32b", gpu="T4")
-    assert answer.changes() == []
-    assert smallest_card(answer.work).name in answer._repr_mimebundle_()["text/html"]
-
-
-def test_the_html_escapes_a_models_name():
-    config = dict(catalog.find("qwen3-0.6b").config)
-    info = catalog.from_config(config, name="<script>alert(1)</script>")
-    html = estimate(info, gpu="T4")._repr_mimebundle_()["text/html"]
-    assert "<script>" not in html and "&lt;script&gt;" in html
-
-
-def test_the_bar_says_in_words_what_it_draws():
-    html = estimate("qwen3-0.6b", gpu="T4")._repr_mimebundle_()["text/html"]
-    assert "role='img'" in html and "GB on T4" in html
-    assert html.count("<tr>") == len(estimate("qwen3-0.6b", gpu="T4").kinds)
+    assert [change.options["model"].name for change in answer.changes()] == ["qwen3-14b"]
+    assert smallest_card(answer.work).memory_gib > 20
+    assert estimate("smollm2-135m-instruct", gpu=replace(catalog.gpu("T4"), memory_gib=0.1)).changes() == []
 
 
 @pytest.mark.parametrize("name", ["cpu", None])

@@ -1,0 +1,197 @@
+"""The planner: for a budget, the fastest way that fits. Pure arithmetic; the engine obeys what it says.
+
+Between two policies memory and time both move in a straight line with the number of layers, so the best mix
+uses at most two neighbours on the lower hull of (bytes, seconds); a bisection finds how many layers each.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from sloth_nb.errors import HardwareError
+from sloth_nb.memory.advice import changes_to_fit, smallest_card
+from sloth_nb.memory.budget import Budget
+from sloth_nb.memory.estimate import GB, Estimate
+from sloth_nb.memory.formulas import estimate_work
+from sloth_nb.memory.layers import layer_cost
+from sloth_nb.memory.speed import layer_time, step_seconds
+from sloth_nb.memory.work import POLICIES, Work
+
+__all__ = ["Plan", "plan"]
+
+# The formulas may be a few percent low, and the allocator needs some air.
+SAFETY = 0.03
+TILES = (None, 16384, 4096, 2048)
+CHUNKS = (256 << 20, 64 << 20)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a budget buys: the work with everything decided, and what it will take.
+
+    Attributes:
+        work: with ``policy`` (one a layer), ``batch`` (the micro-batch) and ``accumulation``, ``loss_chunk``,
+            ``mlp_tile`` and ``embedding_offload`` filled in.
+        seconds: of one optimiser step, roughly; good for ranking plans, not for promises.
+    """
+
+    work: Work
+    budget: Budget
+    estimate: Estimate
+    seconds: float = field(compare=False)
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """One of POLICIES a layer, bottom to top."""
+        return self.work.policies
+
+    def summary(self) -> str:
+        """The choices in one line: ``12 × keep, 20 × recompute; 2 × 2,048 tokens at a time …``."""
+        counts = {name: self.policies.count(name) for name in POLICIES if name in self.policies}
+        parts = [", ".join(f"{count} × {name}" for name, count in counts.items())]
+        parts.append(f"{self.work.batch} × {self.work.length:,} tokens at a time")
+        if self.work.accumulation > 1:
+            parts.append(f"{self.work.accumulation} micro-steps a step")
+        if self.work.mlp_tile:
+            parts.append(f"MLP in tiles of {self.work.mlp_tile:,} tokens")
+        parts.append(f"{self.work.loss_chunk >> 20} MB of logits at a time")
+        if self.work.embedding_offload:
+            parts.append("embedding in RAM")
+        return "; ".join(parts)
+
+    def __str__(self) -> str:
+        used = 100 * self.estimate.total / self.budget.device
+        return (
+            f"Plan for {self.work.model.name} on {self.budget.device / GB:.1f} GB of {self.budget.gpu.name}: "
+            f"{self.estimate.total_gb:.1f} GB ({used:.0f} %)\n  {self.summary()}"
+        )
+
+
+def plan(work: Work, budget: Budget) -> Plan:
+    """The fastest plan for this work that fits the budget.
+
+    The sequences of one optimiser step (``batch × accumulation``) stay as asked; how many go at once, what
+    each layer keeps, the loss's chunk, the MLP's tile and where the embedding lies are the planner's.
+
+    Raises:
+        HardwareError: nothing fits; with the cheapest changes that would.
+    """
+    best: Plan | None = None
+    for option in _options(work):
+        if best and step_seconds(option.but(policy=_fastest(option, budget)), budget.gpu) >= best.seconds:
+            continue
+        fitted = _fit(option, budget)
+        if fitted is None:
+            continue
+        seconds = step_seconds(fitted.work, budget.gpu)
+        if best is None or seconds < best.seconds:
+            best = Plan(fitted.work, budget, fitted, seconds)
+    if best is None:
+        raise HardwareError(_refusal(work, budget))
+    return best
+
+
+def _options(work: Work) -> Iterator[Work]:
+    """Everything but the policies, the likely best first: large micro-batches, no tiles, large chunks."""
+    sequences = work.batch * work.accumulation
+    sizes = [n for n in range(sequences, 0, -1) if sequences % n == 0 and n <= max(work.batch, 64)]
+    offloads = (False,) if work.model.shape.tied else (False, True)
+    for offload in offloads:
+        for size in sizes:
+            tokens = work.tokens // work.batch * size
+            for tile in TILES:
+                if tile is not None and tile >= tokens:
+                    continue
+                for chunk in CHUNKS:
+                    yield work.but(
+                        batch=size,
+                        accumulation=sequences // size,
+                        mlp_tile=tile,
+                        loss_chunk=chunk,
+                        embedding_offload=offload,
+                    )
+
+
+def _hull(work: Work, budget: Budget) -> list[str]:
+    """Policies worth mixing, least memory first: the lower convex hull of (bytes, seconds) of one layer."""
+    block = max(work.model.shape.blocks, key=lambda block: block.count)
+    points = []
+    for name in POLICIES:
+        if name == "offload" and (budget.gpu.is_cpu or not budget.host):
+            continue
+        cost = layer_cost(block, work, name, budget.gpu.capability)
+        time = layer_time(block, work, name, budget.gpu)
+        shown = max(time.seconds, 2 * time.link / (budget.gpu.host_gbps * 1e9))
+        points.append((cost.held, shown, name))
+    points.sort()
+    hull: list[tuple[int, float, str]] = []
+    for point in points:
+        if hull and point[1] >= hull[-1][1]:
+            continue  # more memory and no faster
+        while len(hull) >= 2 and _above(hull[-2], hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    return [name for _, _, name in hull]
+
+
+def _above(a: tuple, b: tuple, c: tuple) -> bool:
+    """Whether b lies on or above the line from a to c."""
+    return (b[1] - a[1]) * (c[0] - a[0]) >= (c[1] - a[1]) * (b[0] - a[0])
+
+
+def _fastest(work: Work, budget: Budget) -> str:
+    return _hull(work, budget)[-1]
+
+
+def _mixed(hull: list[str], layers: int, step: int) -> tuple[str, ...]:
+    """The policies at a step of the ladder: each lifts one layer, from the top, to the next of the hull."""
+    level, lifted = divmod(step, layers)
+    if level == len(hull) - 1:
+        return (hull[-1],) * layers
+    return (hull[level],) * (layers - lifted) + (hull[level + 1],) * lifted
+
+
+def _fit(option: Work, budget: Budget) -> Estimate | None:
+    """The highest step of the ladder that fits, as an estimate; None when its first doesn't."""
+    hull, layers = _hull(option, budget), option.model.shape.layers
+
+    def at(step: int) -> Estimate | None:
+        answer = estimate_work(option.but(policy=_mixed(hull, layers, step)), budget.gpu)
+        inside = answer.total * (1 + SAFETY) <= budget.device and answer.host <= budget.host
+        return answer if inside else None
+
+    low, high = 0, (len(hull) - 1) * layers
+    top = at(high)
+    if top is not None:
+        return top
+    bottom = at(low)
+    while bottom is None and low < high:  # RAM too small to offload every layer: begin higher up
+        low += layers
+        bottom = at(min(low, high))
+    if bottom is None:
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        answer = at(middle)
+        if answer is None:
+            high = middle
+        else:
+            low, bottom = middle, answer
+    return bottom
+
+
+def _refusal(work: Work, budget: Budget) -> str:
+    leanest = (estimate_work(option.but(policy="offload"), budget.gpu) for option in _options(work))
+    least = min(leanest, key=lambda estimate: estimate.total)
+    lines = [
+        f"{work} does not fit {budget.device / GB:.1f} GB of {budget.gpu.name}: at its leanest it takes "
+        f"{least.total_gb:.1f} GB and {least.host / GB:.1f} GB of RAM."
+    ]
+    room = int(budget.device / (1 + SAFETY))
+    changes = changes_to_fit(least.work, budget.gpu, room)
+    lines += [f"  {number}. {change}" for number, change in enumerate(changes, 1)]
+    if not changes:
+        card = smallest_card(least.work)
+        lines.append(
+            f"  The smallest card that takes it is {card.name}." if card else "  No single card takes it."
+        )
+    return "\n".join(lines)

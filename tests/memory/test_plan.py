@@ -1,0 +1,93 @@
+"""Plans fit their budget, spend it, and refuse with what would fit."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sloth_nb import catalog
+from sloth_nb.errors import HardwareError
+from sloth_nb.memory import Budget, Work, estimate_work, plan, step_seconds
+
+GIB = 2**30
+NAMES = ["smollm2-135m-instruct", "llama-3.2-1b", "llama-3.1-8b", "gemma-3-4b-it", "phi-4", "qwen3-14b"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(NAMES),
+    method=st.sampled_from(["qlora", "lora", "full"]),
+    batch=st.integers(1, 12),
+    length=st.sampled_from([256, 2048, 8192, 65536]),
+    gb=st.sampled_from([8, 16, 24, 40, 80]),
+    ram=st.sampled_from([2, 13, 200]),
+)
+def test_a_plan_fits_its_budget_or_is_refused_with_what_would(name, method, batch, length, gb, ram):
+    work = Work.of(name, method=method, batch=batch, length=length)
+    budget = Budget.of("H200", gb=gb, ram_gb=ram)
+    try:
+        made = plan(work, budget)
+    except HardwareError as error:
+        assert f"does not fit {gb}.0 GB" in str(error)
+        return
+    assert made.estimate.total <= gb * GIB
+    assert made.estimate.host <= ram * GIB / 2
+    assert made.estimate.total == estimate_work(made.work, budget.gpu).total
+    assert made.work.batch * made.work.accumulation == batch
+    assert len(made.policies) == work.model.shape.layers
+
+
+def test_a_card_with_room_keeps_everything():
+    made = plan(Work.of("llama-3.1-8b", batch=2), Budget.of("H200"))
+    assert set(made.policies) == {"keep"}
+    assert made.work.accumulation == 1
+
+
+@pytest.mark.parametrize("gb", [8, 16, 24, 40, 80])
+def test_a_budget_smaller_than_the_work_is_spent(gb):
+    work = Work.of(
+        "llama-3.1-8b", batch=1, length={8: 16384, 16: 32768, 24: 65536, 40: 65536, 80: 131072}[gb]
+    )
+    made = plan(work, Budget.of("H200", gb=gb, ram_gb=400))
+    assert estimate_work(work.but(policy="keep"), made.budget.gpu).total > gb * GIB
+    assert made.estimate.total >= 0.85 * gb * GIB
+
+
+def test_layers_are_kept_from_the_top_where_their_memory_is_soonest_free():
+    made = plan(Work.of("llama-3.1-8b", batch=4, length=4096), Budget.of("H200", gb=24, ram_gb=400))
+    ranks = {"offload": 0, "lean": 1, "recompute": 2, "keep": 3}
+    order = [ranks[policy] for policy in made.policies]
+    assert order == sorted(order)
+
+
+def test_more_memory_never_makes_a_plan_slower():
+    work = Work.of("qwen3-14b", batch=4, length=4096)
+    times = [plan(work, Budget.of("H200", gb=gb, ram_gb=200)).seconds for gb in (16, 20, 24, 32, 48, 96)]
+    assert times == sorted(times, reverse=True)
+
+
+def test_without_ram_nothing_is_offloaded():
+    made = plan(Work.of("llama-3.1-8b", batch=1, length=16384), Budget.of("H200", gb=16, ram_gb=0))
+    assert "offload" not in made.policies and made.estimate.host == 0
+
+
+def test_the_refusal_offers_three_changes_that_fit():
+    work = Work.of("llama-3.1-8b", batch=1, length=65536)
+    budget = Budget.of("H200", gb=8, ram_gb=200)
+    with pytest.raises(HardwareError) as caught:
+        plan(work, budget)
+    said = str(caught.value)
+    assert "1. " in said and "2. " in said and "3. " in said
+    assert "cut sequences to" in said
+
+
+def test_a_step_takes_longer_with_less_kept_and_more_tokens():
+    card = catalog.gpu("A100")
+    work = Work.of("llama-3.1-8b", length=8192)
+    keep, recompute, lean = (step_seconds(work.but(policy=p), card) for p in ("keep", "recompute", "lean"))
+    assert keep < recompute < lean
+    assert step_seconds(work.but(length=16384), card) > 2 * recompute
+
+
+def test_a_plan_says_what_it_decided():
+    made = plan(Work.of("llama-3.1-8b", batch=8), Budget.of("RTX 4090", ram_gb=64))
+    assert "tokens at a time" in str(made) and "RTX 4090" in str(made)
