@@ -73,7 +73,7 @@ def test_any_numbers_can_be_drawn(values):
 )
 def test_ticks_lie_inside_and_are_about_as_many(low, width, about):
     ticks = plot.nice_ticks(low, low + width, about)
-    slack = width * 1e-6
+    slack = width * 1e-6 + abs(low) * 1e-14
     assert all(low - slack <= tick <= low + width + slack for tick in ticks)
     assert len(ticks) <= about + 2
 

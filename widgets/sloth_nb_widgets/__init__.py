@@ -9,6 +9,8 @@ from typing import Any
 _HOMES = {
     "panel": ["Panel"],
     "host": ["Host"],
+    "chat": ["Chat"],
+    "training_monitor": ["TrainingMonitor"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

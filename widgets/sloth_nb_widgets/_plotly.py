@@ -12,7 +12,10 @@ _PATTERNS = ("", "/", "\\", "|", "-", "x", ".", "+")
 
 
 def to_plotly(figure: Figure | StackedBars) -> dict[str, Any]:
-    """``{"data", "layout"}`` for the mime type ``application/vnd.plotly.v1+json``."""
+    """``{"data", "layout", "config"}`` for the mime type ``application/vnd.plotly.v1+json``.
+
+    Not ``responsive``: plotly 7 then loses its height when JupyterLab changes its theme.
+    """
     data, layout = _bars(figure) if isinstance(figure, StackedBars) else _charts(figure)
     layout |= {
         "paper_bgcolor": _CLEAR,
@@ -22,7 +25,7 @@ def to_plotly(figure: Figure | StackedBars) -> dict[str, Any]:
         "hoverlabel": {"font": {"color": "#1f2328"}, "bgcolor": "#fffffff2"},
         "meta": {"label": figure.label},
     }
-    return {"data": data, "layout": layout, "config": {"displaylogo": False, "responsive": True}}
+    return {"data": data, "layout": layout, "config": {"displaylogo": False}}
 
 
 def _charts(figure: Figure) -> tuple[list[Any], dict[str, Any]]:

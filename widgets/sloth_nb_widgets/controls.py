@@ -156,7 +156,17 @@ def button(label: str, on_click: Callable[[], None], *, help: str = "", look: st
         description=label, tooltip=help or label, button_style=look, layout=widgets.Layout(width="auto")
     )
     made.on_click(lambda _: on_click())
+    _answer_while_busy(made)
     return made
+
+
+def _answer_while_busy(made: widgets.Widget) -> None:
+    """Lets a click act while a cell runs, where the front end sends it over a subshell (JupyterLab 4.4).
+
+    ipykernel 7.4 would hold it back until the cell ends, because the cell sent the widget's last change.
+    """
+    if hasattr(made.comm, "_reply_subshell_for"):
+        made.comm._reply_subshell_for = lambda data, default: default
 
 
 def row(*children: widgets.Widget) -> widgets.Box:

@@ -21,6 +21,7 @@ from .html import Markup, element, join, stylesheet
 
 __all__ = ["Panel", "PanelArgumentError"]
 
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 _ids = itertools.count(1)
 _SESSION = secrets.token_hex(4)  # display ids of two kernels must differ in one saved notebook
 
@@ -54,6 +55,7 @@ class Panel(traitlets.HasTraits):
         self._uid = f"{_SESSION}-{next(_ids)}"
         self._shown: list[str] = []  # suffixes of the display ids of every place that shows this panel
         self._lock = threading.RLock()
+        self._sending = threading.RLock()  # a snapshot made earlier must not arrive later
         self._timer: threading.Timer | None = None
         self._status = ("", "")
         self._root: widgets.Widget | None = None
@@ -81,24 +83,29 @@ class Panel(traitlets.HasTraits):
     def _snapshot(self) -> dict[str, Any]:
         """What the saved notebook keeps: a bundle that reads without a kernel, a script or a style."""
         body = element("div", self._header(), self._view(), class_="sloth sloth-card")
-        html = element(
-            "div",
-            stylesheet("colours", "theme", "plot"),
-            body,
-            class_=f"sloth-snapshot sloth-snapshot-{self._uid}",
-        )
-        return {"text/html": html, "text/plain": str(self)}
+        return {
+            "text/html": self._hidden(join([stylesheet("colours", "theme", "plot"), body])),
+            "text/plain": str(self),
+        }
+
+    def _hidden(self, body: Markup) -> Markup:
+        """The body of a snapshot, which nobody sees while this panel's widget is on the page."""
+        return element("div", body, class_=f"sloth-snapshot sloth-snapshot-{self._uid}")
 
     # What a subclass calls --------------------------------------------------------------------------------
 
     def refresh(self) -> None:
         """Draws the view anew, in every place that shows it."""
         if self._root is not None:
-            self._picture.value = self._view()
+            self._title.value = self._header() or ""
+            self._redraw()
         self._snapshot_soon()
 
+    def _redraw(self) -> None:
+        self._picture.value = self._view()
+
     def say(self, message: str, look: str = "") -> None:
-        """Sets the status line. ``look``: empty, ``good``, ``warn`` or ``bad`` (read out at once)."""
+        """Sets the status line. ``look``: empty, ``warn``, ``bad`` (said at once) or ``heard`` (not seen)."""
         self._status = (message, look)
         if self._root is not None:
             self._status_line.value = self._status_html()
@@ -122,15 +129,19 @@ class Panel(traitlets.HasTraits):
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        here = host.current()
-        if not here.displays:
+        if not host.current().displays:
             print(self)
             return
-        place = f"{self._uid}-{len(self._shown)}"
-        if here.widgets:
-            display(self._live_bundle(), raw=True, display_id=f"sloth-live-{place}")
-        display(self._snapshot(), raw=True, display_id=f"sloth-snapshot-{place}")
-        self._shown.append(place)
+        with self._sending:
+            place = f"{self._uid}-{len(self._shown)}"
+            if (live := self._live()) is not None:
+                display(live, raw=True, display_id=f"sloth-live-{place}")
+            display(self._snapshot(), raw=True, display_id=f"sloth-snapshot-{place}")
+            self._shown.append(place)
+
+    def _live(self) -> dict[str, Any] | None:
+        """What stands above the snapshot: the widget, on hosts that draw it."""
+        return self._live_bundle() if host.current().widgets else None
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """For callers that ask for a bundle: the widget where it can live, and the snapshot."""
@@ -141,7 +152,7 @@ class Panel(traitlets.HasTraits):
         view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
         name = self.heading or type(self).__name__
         return {
-            "application/vnd.jupyter.widget-view+json": view,
+            _WIDGET: view,
             "text/plain": f"{name}: controls are shown while the notebook runs",
         }
 
@@ -151,7 +162,6 @@ class Panel(traitlets.HasTraits):
         styles = widgets.HTML(join([stylesheet("colours", "theme", "plot"), hide]))
         styles.layout.display = "none"  # a style sheet applies all the same
         self._title = widgets.HTML(self._header() or "")
-        self._picture = widgets.HTML(self._view())
         self._status_line = widgets.HTML(self._status_html())
         controls = tuple(self._controls())
         root = widgets.VBox(
@@ -163,7 +173,8 @@ class Panel(traitlets.HasTraits):
         return root
 
     def _body(self) -> Sequence[widgets.Widget]:
-        """The widgets below the controls; a subclass with more than one view adds its own."""
+        """The widgets below the controls; a subclass with more than one view has its own."""
+        self._picture = widgets.HTML(self._view())
         return (self._picture,)
 
     def _header(self) -> Markup | None:
@@ -195,17 +206,21 @@ class Panel(traitlets.HasTraits):
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            places = list(self._shown)
-        if places:
-            snapshot = self._snapshot()
-            for place in places:
+        with self._sending:
+            if not self._shown:
+                return
+            snapshot, live = self._snapshot(), self._live()
+            for place in self._shown:
+                if live is not None and _WIDGET not in live:
+                    _update(f"sloth-live-{place}", live)
                 _update(f"sloth-snapshot-{place}", snapshot)
 
-    def _settle(self, bundle: dict[str, Any]) -> None:
-        """Replaces the live widget by a bundle, for good: nothing is left to press."""
-        for place in list(self._shown):
-            if host.current().widgets:
-                _update(f"sloth-live-{place}", bundle)
+    def _place_live(self) -> None:
+        """Puts the widget back where something static took its place."""
+        with self._sending:
+            for place in self._shown:
+                _update(f"sloth-live-{place}", self._live_bundle())
+        self._snapshot_soon()
 
 
 def _update(display_id: str, bundle: dict[str, Any]) -> None:

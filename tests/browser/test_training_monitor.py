@@ -1,0 +1,52 @@
+"""TrainingMonitor in a real JupyterLab."""
+
+import re
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+LIMIT = 60_000
+PLOT = ".sloth-panel svg.sloth-plot"
+
+
+def step(book):
+    """The step that the live plot names to a screen reader."""
+    return int(re.search(r"step (\d+)", book.page.get_attribute(PLOT, "aria-label") or "step 0")[1])
+
+
+def test_a_run_is_watched_stopped_and_kept(notebook, shot):
+    book = notebook(
+        [
+            "from synthetic import begin\nfrom sloth_nb import TrainingMonitor\nrun = begin(steps=3000)",
+            "TrainingMonitor(run)",
+            "run.wait()",
+        ]
+    )
+    book.run(wait=False)
+    page = book.page
+    page.wait_for_selector(PLOT)
+    page.wait_for_function("() => /step [1-9]/.test(document.querySelector('.sloth-panel svg').ariaLabel)")
+    first = step(book)
+    page.wait_for_timeout(2500)
+    assert step(book) > first, "the plot grows while training runs"
+    assert page.locator(".sloth-snapshot").is_hidden(), "one view of the run, not two"
+    shot(book, "monitor-light")
+    book.theme("dark")
+    shot(book, "monitor-dark")
+    ground = page.evaluate("getComputedStyle(document.querySelector('.sloth-panel')).backgroundColor")
+    assert sum(map(int, re.findall(r"\d+", ground)[:3])) < 200, "dark where JupyterLab is dark"
+    page.get_by_role("button", name="Stop and save").click()
+    page.wait_for_selector(".sloth-card .sloth-badge:has-text('stopped')")
+    book.finish()
+    assert page.locator(".sloth-panel").count() == 0, "nothing is left to press"
+    page.wait_for_selector(".js-plotly-plot .main-svg", state="attached")
+    shot(book, "monitor-stopped-dark")
+    book.theme("light")
+    shot(book, "monitor-stopped-light")
+    card, figure = [output["data"] for output in book.save().cells[1].outputs]
+    assert "■ stopped" in card["text/html"] and "widget" not in str(list(card))
+    assert {"application/vnd.plotly.v1+json", "image/svg+xml", "text/plain"} <= set(figure)
+    assert "text/html" not in figure, "GitHub would show that instead, without its SVG"
+    largest = max(size for _, size, _ in book.frames)
+    assert largest < LIMIT
