@@ -8,6 +8,12 @@ optional.
 
 from .glu import glu, glu_backward, glu_forward, glu_reference, split_gate_up
 from .launch import HAS_TRITON, INTERPRETED, runs_triton
+from .qk_norm_rope import (
+    qk_norm_rope,
+    qk_norm_rope_backward,
+    qk_norm_rope_forward,
+    qk_norm_rope_reference,
+)
 from .rms_norm import (
     add_rms_norm,
     add_rms_norm_forward,
@@ -27,6 +33,10 @@ __all__ = [
     "glu_backward",
     "glu_forward",
     "glu_reference",
+    "qk_norm_rope",
+    "qk_norm_rope_backward",
+    "qk_norm_rope_forward",
+    "qk_norm_rope_reference",
     "rms_norm",
     "rms_norm_backward",
     "rms_norm_forward",

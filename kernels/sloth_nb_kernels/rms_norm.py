@@ -176,14 +176,19 @@ def _forward(
 
 def _forward_torch(x: Tensor, weight: Tensor, eps: float, zero_centred: bool, y: Tensor) -> Tensor:
     """Writes y and returns the reciprocals; no fp32 copy of x is kept."""
-    norm = torch.linalg.vector_norm(x, dim=-1, dtype=x.dtype if x.dtype is torch.float64 else torch.float32)
-    rstd = torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(eps))
+    rstd = reciprocal_rms(x, eps)
     if zero_centred:
         y.copy_((x * rstd[:, None]).mul_(1 + weight.to(rstd.dtype)))
     else:
         torch.mul(x, rstd[:, None], out=y)
         y.copy_(y * weight) if weight.dtype != y.dtype else y.mul_(weight)
     return rstd
+
+
+def reciprocal_rms(x: Tensor, eps: float) -> Tensor:
+    """1 / sqrt(mean(x^2) + eps) over the last dimension, in plain torch, fp32."""
+    norm = torch.linalg.vector_norm(x, dim=-1, dtype=x.dtype if x.dtype is torch.float64 else torch.float32)
+    return torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(eps))
 
 
 def rms_norm_backward(
