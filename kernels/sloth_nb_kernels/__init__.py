@@ -6,8 +6,28 @@ Each operation has an autograd face (``rms_norm``) and raw halves that record no
 optional.
 """
 
+from .cross_entropy import (
+    RowStatistics,
+    cross_entropy,
+    cross_entropy_forward,
+    cross_entropy_reference,
+)
 from .glu import glu, glu_backward, glu_forward, glu_reference, split_gate_up
 from .launch import HAS_TRITON, INTERPRETED, runs_triton
+from .linear_cross_entropy import (
+    LossAndGradients,
+    linear_cross_entropy,
+    linear_cross_entropy_forward,
+    linear_cross_entropy_reference,
+    trained_rows,
+)
+from .log_probs import (
+    TokenLogProbs,
+    linear_log_probs,
+    linear_log_probs_backward,
+    linear_log_probs_forward,
+    linear_log_probs_reference,
+)
 from .qk_norm_rope import (
     qk_norm_rope,
     qk_norm_rope_backward,
@@ -27,12 +47,25 @@ from .rope import rope, rope_backward, rope_forward, rope_reference
 __all__ = [
     "HAS_TRITON",
     "INTERPRETED",
+    "LossAndGradients",
+    "RowStatistics",
+    "TokenLogProbs",
     "add_rms_norm",
     "add_rms_norm_forward",
+    "cross_entropy",
+    "cross_entropy_forward",
+    "cross_entropy_reference",
     "glu",
     "glu_backward",
     "glu_forward",
     "glu_reference",
+    "linear_cross_entropy",
+    "linear_cross_entropy_forward",
+    "linear_cross_entropy_reference",
+    "linear_log_probs",
+    "linear_log_probs_backward",
+    "linear_log_probs_forward",
+    "linear_log_probs_reference",
     "qk_norm_rope",
     "qk_norm_rope_backward",
     "qk_norm_rope_forward",
@@ -47,4 +80,5 @@ __all__ = [
     "rope_reference",
     "runs_triton",
     "split_gate_up",
+    "trained_rows",
 ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .launch import launch, next_power_of_2, programs, runs_triton, tl, triton
-from .shapes import rows_of, target_rows, wide
+from .shapes import accumulator, rows_of, target_rows, wide
 
 __all__ = [
     "add_rms_norm",
@@ -187,7 +187,7 @@ def _forward_torch(x: Tensor, weight: Tensor, eps: float, zero_centred: bool, y:
 
 def reciprocal_rms(x: Tensor, eps: float) -> Tensor:
     """1 / sqrt(mean(x^2) + eps) over the last dimension, in plain torch, fp32."""
-    norm = torch.linalg.vector_norm(x, dim=-1, dtype=x.dtype if x.dtype is torch.float64 else torch.float32)
+    norm = torch.linalg.vector_norm(x, dim=-1, dtype=accumulator(x))
     return torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(eps))
 
 

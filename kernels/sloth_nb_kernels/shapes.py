@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["rows_of", "target_rows", "wide"]
+__all__ = ["accumulator", "rows_of", "target_rows", "wide"]
 
 
 def rows_of(x: Tensor) -> Tensor:
@@ -31,6 +31,12 @@ def target_rows(out: Tensor | None, like: Tensor, name: str) -> tuple[Tensor, Te
     return out, out if out.dim() == 2 else out.view(-1, out.shape[-1])
 
 
+def accumulator(x: Tensor) -> torch.dtype:
+    """The dtype that statistics and sums over ``x`` are taken in: float32, or float64 when x is that
+    already."""
+    return torch.float64 if x.dtype is torch.float64 else torch.float32
+
+
 def wide(x: Tensor) -> Tensor:
-    """``x`` in the dtype that statistics are taken in: float32, or float64 when it is that already."""
-    return x if x.dtype is torch.float64 else x.float()
+    """``x`` in its accumulator's dtype."""
+    return x.to(accumulator(x))
