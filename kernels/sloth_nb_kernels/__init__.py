@@ -12,6 +12,12 @@ from .cross_entropy import (
     cross_entropy_forward,
     cross_entropy_reference,
 )
+from .dequantize import (
+    dequantize_int8,
+    dequantize_int8_reference,
+    dequantize_nf4,
+    dequantize_nf4_reference,
+)
 from .glu import glu, glu_backward, glu_forward, glu_reference, split_gate_up
 from .launch import HAS_TRITON, INTERPRETED, runs_triton
 from .linear_cross_entropy import (
@@ -55,6 +61,10 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_forward",
     "cross_entropy_reference",
+    "dequantize_int8",
+    "dequantize_int8_reference",
+    "dequantize_nf4",
+    "dequantize_nf4_reference",
     "glu",
     "glu_backward",
     "glu_forward",
