@@ -31,10 +31,6 @@ def dequantize_nf4_reference(packed: Tensor, state: Any, *, dtype: torch.dtype |
     absmax = state.absmax
     if state.state2 is not None:
         nested = state.state2
-    if nested is None:
-        deeper = state.code, state.absmax, state.absmax
-    else:
-        deeper = nested.code, nested.absmax, state.offset
         scale = nested.absmax.repeat_interleave(nested.blocksize)[: absmax.numel()]
         absmax = nested.code[absmax.int()] * scale + state.offset
     count = state.shape.numel()
@@ -44,7 +40,8 @@ def dequantize_nf4_reference(packed: Tensor, state: Any, *, dtype: torch.dtype |
     full = count - count % state.blocksize
     out = torch.empty(count, dtype=dtype or state.dtype, device=packed.device)
     blocks = full // state.blocksize
-    torch.mul(values[:full].view(blocks, -1), absmax[:blocks, None], out=out[:full].view(blocks, -1))
+    whole = blocks, state.blocksize
+    torch.mul(values[:full].view(whole), absmax[:blocks, None], out=out[:full].view(whole))
     torch.mul(values[full:], absmax[blocks:], out=out[full:])
     return out.view(state.shape)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sloth_nb_kernels import dequantize_int8, dequantize_nf4, dequantize_nf4_reference
 
-SHAPES = [(64, 64), (576, 192), (1, 64), (3, 50), (130, 96), (256, 320)]
+SHAPES = [(64, 64), (576, 192), (1, 64), (3, 50), (2, 10), (130, 96), (256, 320)]
 
 
 def quantised(shape, nested, device, kind="nf4", dtype=torch.float32):
