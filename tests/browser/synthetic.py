@@ -1,6 +1,7 @@
 """A run that looks like training and takes as long as one likes, for the notebooks of the browser tests."""
 
 import math
+import random
 import threading
 import time
 from pathlib import Path
@@ -44,7 +45,7 @@ def _loss(n: int, steps: int) -> float:
 
 
 def _numbers(n: int, steps: int) -> dict[str, float]:
-    noise = math.sin(n * 12.9898) * 43758.5453 % 1 - 0.5
+    noise = random.Random(n).gauss(0, 0.3)
     return {
         "loss": _loss(n, steps) * (1 + 0.12 * noise),
         "learning_rate": 2e-4 * min(1.0, 20 * n / steps) * (1 - n / steps),

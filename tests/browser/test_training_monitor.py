@@ -50,3 +50,34 @@ def test_a_run_is_watched_stopped_and_kept(notebook, shot):
     assert "text/html" not in figure, "GitHub would show that instead, without its SVG"
     largest = max(size for _, size, _ in book.frames)
     assert largest < LIMIT
+
+
+def test_a_reloaded_page_shows_the_run_going_on_and_a_dead_kernel_its_last_picture(notebook, shot):
+    book = notebook(
+        [
+            "from synthetic import begin\nfrom sloth_nb import TrainingMonitor\n"
+            "run = begin(steps=20_000, pause=0.02, folder='reload')\nmonitor = TrainingMonitor(run)\nmonitor",
+            "import time\ntime.sleep(1); monitor.flush()",
+        ]
+    )
+    book.run()
+    page = book.page
+    page.wait_for_function("() => /step [1-9]/.test(document.querySelector('.sloth-panel svg').ariaLabel)")
+    book.save()
+    before = step(book)
+    book.open(reset=False)
+    page.wait_for_selector(PLOT)
+    page.wait_for_timeout(1500)
+    assert step(book) > before, "the widget of the reloaded page goes on"
+    page.get_by_role("button", name="Stop", exact=True).click()
+    page.wait_for_selector(".sloth-panel .sloth-badge:has-text('stopped')")
+    assert page.get_by_role("button", name="Stop and save").is_disabled()
+
+    page.evaluate("async () => { await window.jupyterapp.serviceManager.sessions.shutdownAll(); }")
+    book.open(reset=False)
+    page.locator(".sloth-snapshot svg.sloth-plot").wait_for()
+    page.wait_for_timeout(1000)
+    shot(book, "reopened")
+    shown = page.locator(".jp-Notebook").inner_text()
+    assert "widget" not in shown.lower(), "no message about a widget that can't be"
+    assert page.locator(".sloth-snapshot .sloth-badge").inner_text() == "● training"

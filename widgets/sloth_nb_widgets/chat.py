@@ -225,9 +225,7 @@ class Chat(Panel):
         ]
         if self._adapted:
             parts.append(controls.checkbox(self, "compare", "Compare with the base model (adapter off)"))
-        box = widgets.Accordion([widgets.VBox(parts)], selected_index=None)
-        box.set_title(0, "Settings")
-        return box
+        return controls.fold("Settings", *parts, help="Shows or hides the settings of the answers")
 
     def _redraw(self) -> None:
         """A setting changes nothing of what was said."""

@@ -9,7 +9,7 @@ from typing import Any
 import ipywidgets as widgets
 import traitlets
 
-__all__ = ["button", "checkbox", "choice", "combobox", "number", "row", "slider", "text"]
+__all__ = ["button", "checkbox", "choice", "combobox", "fold", "number", "row", "slider", "text"]
 
 _NAME_WIDTH = {"description_width": "initial"}
 _TOOLTIP = "tooltip" if hasattr(widgets.DOMWidget, "tooltip") else "description_tooltip"
@@ -161,12 +161,25 @@ def button(label: str, on_click: Callable[[], None], *, help: str = "", look: st
 
 
 def _answer_while_busy(made: widgets.Widget) -> None:
-    """Lets a click act while a cell runs, where the front end sends it over a subshell (JupyterLab 4.4).
+    """Lets a control act while a cell runs, where the front end speaks over a subshell (JupyterLab 4.4).
 
-    ipykernel 7.4 would hold it back until the cell ends, because the cell sent the widget's last change.
+    ipykernel 7.4 would hold it back until the cell ends, because a cell sent the widget's last change.
     """
     if hasattr(made.comm, "_reply_subshell_for"):
         made.comm._reply_subshell_for = lambda data, default: default
+
+
+def fold(label: str, *children: widgets.Widget, help: str = "") -> widgets.Box:
+    """Controls behind a button that shows and hides them (an ``Accordion`` can't be opened by keyboard)."""
+    inside = widgets.VBox(children, layout=widgets.Layout(display="none", overflow="visible"))
+    toggle = widgets.ToggleButton(
+        description=label, tooltip=help or label, layout=widgets.Layout(width="auto")
+    )
+    toggle.observe(
+        lambda change: setattr(inside.layout, "display", "flex" if change["new"] else "none"), names="value"
+    )
+    _answer_while_busy(toggle)
+    return widgets.VBox([toggle, inside], layout=widgets.Layout(overflow="visible"))
 
 
 def row(*children: widgets.Widget) -> widgets.Box:
@@ -182,4 +195,5 @@ def _said(help: str) -> dict[str, str]:
 
 def _bind(owner: traitlets.HasTraits, trait: str, box: widgets.Widget) -> widgets.Widget:
     traitlets.link((owner, trait), (box, "value"))
+    _answer_while_busy(box)
     return box

@@ -169,7 +169,7 @@ def _chart(chart: Chart, figure: Figure) -> Markup:
         chart.place[3] * figure.height,
     )
     x0, x1 = left + 46, left + width - 10
-    y0, y1 = top + height - (30 if chart.x_label else 18), top + 26
+    y0, y1 = top + height - (30 if chart.x_label else 18), top + 28
     points = [(line, *_finite(line)) for line in chart.lines]
     xs = [x for _, x, _ in points if x]
     ys = [y for _, _, y in points if y]
