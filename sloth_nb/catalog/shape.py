@@ -133,19 +133,26 @@ class Shape:
         """Weights of the largest single linear layer of the blocks: a dequantisation buffer's size."""
         return max((linear.weights for block in self.blocks for linear in block.linears), default=0)
 
-    def adapted(self, targets: Iterable[str] | None = None) -> list[tuple[Block, Linear]]:
+    def adapted(self, targets: Iterable[str] | None = None) -> tuple[tuple[Block, Linear], ...]:
         """The linear layers that a LoRA with these target names wraps, one entry a layer kind.
 
         None means all. The usual names are understood for fused projections too: ``q_proj`` is a part of
         ``qkv_proj``, ``up_proj`` of ``gate_up_proj``. Routers are never wrapped.
         """
-        wanted = None if targets is None else {_FUSED.get(name, name) for name in targets} | set(targets)
-        return [
-            (block, linear)
-            for block in self.blocks
-            for linear in block.linears
-            if linear.name != "router" and (wanted is None or linear.name in wanted)
-        ]
+        key = None if targets is None else frozenset(targets)
+        if key not in self._adapted:
+            wanted = None if key is None else key | {_FUSED.get(name, name) for name in key}
+            self._adapted[key] = tuple(
+                (block, linear)
+                for block in self.blocks
+                for linear in block.linears
+                if linear.name != "router" and (wanted is None or linear.name in wanted)
+            )
+        return self._adapted[key]
+
+    @cached_property
+    def _adapted(self) -> dict[frozenset[str] | None, tuple[tuple[Block, Linear], ...]]:
+        return {}
 
 
 _FUSED = {

@@ -93,7 +93,7 @@ class _Search:
         queue = [(step.weight, (index,)) for index, step in enumerate(self.cheap)]
         heapify(queue)
         answered: list[tuple[int, ...]] = []
-        for _ in range(80):
+        for _ in range(20):
             if not queue or len(self.found) >= count:
                 return
             weight, chosen = heappop(queue)

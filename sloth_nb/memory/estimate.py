@@ -1,6 +1,6 @@
 """Estimate: the answer. Bytes by kind at the fullest moment, and what else would fit."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sloth_nb.catalog import GPU
@@ -73,6 +73,10 @@ class Estimate:
     def fits(self) -> bool:
         """Whether it fits the card it was made for."""
         return self.total <= self.gpu.memory
+
+    def on(self, card: GPU) -> "Estimate":
+        """The same bytes against another card; right for cards of the same generation."""
+        return replace(self, gpu=card)
 
     def longest_context(self) -> int:
         """The longest sequence that fits this card with everything else as it is; 0 when none does."""

@@ -4,6 +4,9 @@ A step has moments (the forward and backward of the top and bottom layers, the l
 generation); each is a sum of named tensors, and the fullest is the answer.
 """
 
+from dataclasses import dataclass
+from itertools import groupby
+
 from sloth_nb.catalog import GPU
 from sloth_nb.memory.estimate import Estimate
 from sloth_nb.memory.generation import generation
@@ -53,59 +56,52 @@ def estimate_work(work: Work, gpu: GPU) -> Estimate:
     )
 
 
+@dataclass(frozen=True)
+class _Run:
+    """Equal layers one above the other: their cost, how many, and the gradients that each leaves behind."""
+
+    cost: LayerCost
+    count: int
+    gradients: int
+
+
 def _engine_moments(work: Work, gpu: GPU) -> tuple[list[Moment], int]:
     """The moments of our engine's step, and the pinned host memory that its policies take."""
-    layers, gradients = _layers(work, gpu), _gradients_by_layer(work)
-    held = sum(cost.held for cost in layers)
+    runs = _runs(work, gpu)
+    held = sum(run.count * run.cost.held for run in runs)
     hidden = 2 * work.tokens * work.model.shape.hidden
     loss = loss_cost(work)
     moments = [Moment("loss", {"activations": held, "loss": loss.peak, "workspace": hidden})]
     below, done = held, loss.gradients
-    for index in reversed(range(len(layers))):
-        cost = layers[index]
-        # Between equal layers memory moves in a straight line: only the ends of each run can be fullest.
-        if index in (0, len(layers) - 1) or cost is not layers[index - 1] or cost is not layers[index + 1]:
-            moments.append(
-                Moment("forward", added(cost.forward, {"activations": below - cost.held + hidden}))
-            )
+    for run in reversed(runs):
+        # Between equal layers memory moves in a straight line: only the ends of a run can be fullest.
+        for down in {0, run.count - 1}:
+            under, made = below - down * run.cost.held, done + down * run.gradients
+            others = under - run.cost.held
+            moments.append(Moment("forward", added(run.cost.forward, {"activations": others + hidden})))
             # The gradient of the output arrives and is copied once, to be written to on the way down.
-            standing_by = {
-                "activations": below,
-                "workspace": 2 * hidden,
-                "gradients": done,
-                "loss": loss.kept,
-            }
-            moments.append(Moment("backward", added(cost.backward, standing_by)))
-        below -= cost.held
-        done += gradients[index]
-    return moments, sum(cost.host for cost in layers)
+            coming = {"activations": others, "workspace": 2 * hidden, "gradients": made, "loss": loss.kept}
+            moments.append(Moment("backward", added(run.cost.backward, coming)))
+        below -= run.count * run.cost.held
+        done += run.count * run.gradients
+    return moments, sum(run.count * run.cost.host for run in runs)
 
 
-def _layers(work: Work, gpu: GPU) -> list[LayerCost]:
-    """The cost of every layer, bottom to top; equal layers share one object."""
-    costs: list[LayerCost] = []
-    made: dict[tuple[int, str], LayerCost] = {}
-    policies = iter(work.policies)
-    for number, block in enumerate(work.model.shape.blocks):
-        for _ in range(block.count):
-            key = (number, next(policies))
-            if key not in made:
-                made[key] = layer_cost(block, work, key[1], gpu.capability)
-            costs.append(made[key])
-    return costs
-
-
-def _gradients_by_layer(work: Work) -> list[int]:
-    """Bytes of gradients that each layer leaves behind."""
-    shape = work.model.shape
+def _runs(work: Work, gpu: GPU) -> list[_Run]:
+    """The layers, bottom to top, equal neighbours together."""
+    shape, found = work.model.shape, []
     wrapped = shape.adapted(work.targets) if work.lora else []
-    result: list[int] = []
+    policies = work.policies
+    start = 0
     for block in shape.blocks:
-        own = 2 * block.parameters
+        gradients = 2 * block.parameters
         if work.lora:
-            own = sum(work.rank * (x.inputs + x.outputs) * 4 for owner, x in wrapped if owner is block)
-        result += [own] * block.count
-    return result
+            gradients = sum(work.rank * (x.inputs + x.outputs) * 4 for owner, x in wrapped if owner is block)
+        for policy, same in groupby(policies[start : start + block.count]):
+            cost = layer_cost(block, work, policy, gpu.capability)
+            found.append(_Run(cost, len(list(same)), gradients))
+        start += block.count
+    return found
 
 
 def _optimiser_step(work: Work, base: Standing) -> dict[str, int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sloth_nb.catalog import Block
 from sloth_nb.memory.attention import attention_cost, attention_kernel
-from sloth_nb.memory.trace import Trace
+from sloth_nb.memory.trace import Held, Trace
 from sloth_nb.memory.work import Work
 
 __all__ = ["HOST", "TAPE", "LayerCost", "layer_cost"]
@@ -30,8 +30,8 @@ class LayerCost:
     Attributes:
         held: on the device between forward and backward.
         host: in pinned host memory meanwhile.
-        forward, backward: the fullest moment of each pass beyond what was there before it, by kind. The input
-            of a forward, the tape and the gradient of a backward are not counted in them.
+        forward, backward: the fullest moment of each pass by kind. A forward's input, a backward's incoming
+            gradient and what other layers hold are not counted in them; the layer's own tape is.
     """
 
     held: int
@@ -112,34 +112,32 @@ def _group(name: str) -> str:
     return "down" if name in ("down_proj", "fc2") else "gate_up"
 
 
-def _attend(trace: Trace, s: _Sizes, there: tuple[str, ...]) -> list[tuple[str, int]]:
-    """The attention half: makes what is not ``there`` and leaves it held."""
-    made = []
-    if "qkv" not in there:
+def _attend(trace: Trace, s: _Sizes, tape: dict[str, Held | None]) -> None:
+    """The attention half: puts on the tape what isn't there yet."""
+    if "qkv" not in tape:
         normed, rows = trace.take("workspace", s.hidden), trace.take("workspace", s.rows)
         weight = trace.take("dequantised", s.buffer["qkv"])
-        made.append(trace.take("workspace", s.qkv))
+        tape["qkv"] = trace.take("workspace", s.qkv)
         trace.touch("workspace", s.low("qkv", s.tokens))
         trace.free(normed, weight, rows)
-    if "attention" not in there:
+    if "attention" not in tape:
         heads = trace.take("workspace", s.query + s.narrow if s.block.qk_norm else 0)
-        made.append(trace.take("workspace", s.query + s.attention.saved))
+        tape["attention"] = trace.take("workspace", s.tape["attention"])
         trace.touch("attention", s.attention.forward)
         trace.free(heads)
-    if "middle" not in there:
+    if "middle" not in tape:
         weight = trace.take("dequantised", s.buffer["output"])
         low = trace.take("workspace", s.low("output", s.tokens))
-        made.append(trace.take("workspace", s.hidden))
+        tape["middle"] = trace.take("workspace", s.hidden)
         if s.block.post_norms:
             trace.touch("workspace", s.hidden + s.rows)
         trace.free(weight, low)
-    return made
 
 
 def _forward(s: _Sizes) -> dict[str, int]:
     trace = Trace()
     trace.take("workspace", s.copies)
-    _attend(trace, s, ())
+    _attend(trace, s, {})
     trace.take("workspace", s.hidden)  # the layer's output
     trace.take("dequantised", s.buffer["gate_up"] + s.buffer["down"])
     trace.take("workspace", s.tile_hidden + s.tile * 4)  # the tile's norm
@@ -152,29 +150,27 @@ def _forward(s: _Sizes) -> dict[str, int]:
 
 def _backward(s: _Sizes, policy: str) -> dict[str, int]:
     trace = Trace()
-    there = TAPE[policy] + HOST.get(policy, ())
-    if policy in HOST:  # this layer's tensors have come back, and the next layer's are on their way
-        trace.take("activations", 2 * sum(s.tape[name] for name in HOST[policy]))
+    moved = HOST.get(policy, ())
+    tape = {name: trace.take("activations", s.tape[name]) for name in (*TAPE[policy], *moved)}
+    trace.take("activations", sum(s.tape[name] for name in moved))  # the next layer's are on their way
     trace.take("workspace", s.copies)
     trace.take("gradients", s.gradients if s.work.lora else 0)
-    _attend(trace, s, there)
+    _attend(trace, s, tape)
     weights = trace.take("dequantised", s.buffer["gate_up"] + s.buffer["down"])
-    _mlp_backward(trace, s, "gate_up" in there and s.tile == s.tokens)
-    trace.free(weights)
-    _attention_backward(trace, s)
+    _mlp_backward(trace, s, bool(tape.get("gate_up")))
+    trace.free(weights, tape.pop("gate_up", None), tape.pop("middle"))
+    _attention_backward(trace, s, tape)
     return trace.at_peak
 
 
 def _mlp_backward(trace: Trace, s: _Sizes, kept: bool) -> None:
-    wide = s.ffns * s.ffn
     normed = trace.take("workspace", s.tile_hidden + s.tile * 4)
-    gate_up = trace.take("workspace", 0 if kept else wide)
+    gate_up = trace.take("workspace", 0 if kept else s.ffns * s.ffn)
     low = trace.take("workspace", s.low("gate_up", s.tile))
-    extra = ()
+    extra = []
     if s.block.post_norms:
-        hidden = trace.take("workspace", s.ffn)
-        extra = (hidden, trace.take("workspace", s.tile_hidden + s.tile * 4))
-        trace.touch("workspace", 2 * s.tile_hidden + s.tile * 4)
+        extra = [trace.take("workspace", s.ffn), trace.take("workspace", s.tile_hidden + s.tile * 4)]
+        trace.touch("workspace", s.tile_hidden + s.tile * 4)
     low_down = trace.take("workspace", 2 * s.low("down", s.tile))
     dh = trace.take("workspace", s.ffn)
     product = trace.take("gradients", s.product)
@@ -185,7 +181,7 @@ def _mlp_backward(trace: Trace, s: _Sizes, kept: bool) -> None:
     trace.free(low_grad, low, gate_up, normed)
 
 
-def _attention_backward(trace: Trace, s: _Sizes) -> None:
+def _attention_backward(trace: Trace, s: _Sizes, tape: dict[str, Held | None]) -> None:
     weight = trace.take("dequantised", s.buffer["output"])
     low = trace.take("workspace", 2 * s.low("output", s.tokens))
     post = trace.take("workspace", 2 * s.hidden if s.block.post_norms else 0)
@@ -195,14 +191,14 @@ def _attention_backward(trace: Trace, s: _Sizes) -> None:
     heads = trace.take("workspace", s.query + s.narrow if s.block.qk_norm else 0)
     dqkv = trace.take("workspace", s.qkv)
     trace.touch("attention", s.attention.backward)
-    trace.free(dattention)
+    trace.free(dattention, tape.pop("attention"))
     if not s.block.qk_norm:
         trace.free(heads)
         heads = None
     out = trace.take("workspace", s.qkv)
     if s.block.qk_norm:  # the gradient before the rotation, then before the norm, each a copy
         trace.touch("workspace", 2 * (s.query + s.narrow))
-    trace.free(dqkv, heads)
+    trace.free(dqkv, heads, tape.pop("qkv"))
     normed = trace.take("workspace", s.hidden + s.rows)
     lows = trace.take("workspace", 2 * s.low("qkv", s.tokens))
     trace.touch("gradients", s.product)

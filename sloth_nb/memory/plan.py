@@ -16,7 +16,7 @@ from sloth_nb.memory.layers import layer_cost
 from sloth_nb.memory.speed import layer_time, step_seconds
 from sloth_nb.memory.work import POLICIES, Work
 
-__all__ = ["Plan", "plan"]
+__all__ = ["Plan", "fitted_policies", "plan"]
 
 # The formulas may be a few percent low, and the allocator needs some air.
 SAFETY = 0.03
@@ -88,6 +88,12 @@ def plan(work: Work, budget: Budget) -> Plan:
     if best is None:
         raise HardwareError(_refusal(work, budget))
     return best
+
+
+def fitted_policies(work: Work, budget: Budget) -> Work | None:
+    """The same batch, tiles and chunks, with the fastest mix of policies that fits; None when none does."""
+    answer = _fit(work, budget)
+    return None if answer is None else answer.work
 
 
 def _options(work: Work) -> Iterator[Work]:

@@ -4,8 +4,6 @@ The formulas walk through a layer's forward and backward with it, statement by s
 so that what they answer is a sum of named tensors and not a fitted constant.
 """
 
-from dataclasses import dataclass, field
-
 __all__ = ["Held", "Trace", "rounded"]
 
 Held = tuple[str, int]
@@ -16,29 +14,34 @@ def rounded(size: float) -> int:
     return -(-int(size) // 512) * 512
 
 
-@dataclass
 class Trace:
     """Bytes held now and at the peak, by kind."""
 
-    now: int = 0
-    peak: int = 0
-    held: dict[str, int] = field(default_factory=dict)
-    at_peak: dict[str, int] = field(default_factory=dict)
+    __slots__ = ("at_peak", "held", "now", "peak")
 
-    def take(self, kind: str, size: float) -> Held:
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+        self.held: dict[str, int] = {}
+        self.at_peak: dict[str, int] = {}
+
+    def take(self, kind: str, size: int) -> Held | None:
         """Holds a tensor of this many bytes; give the result to ``free``."""
-        size = rounded(size)
+        if not size:
+            return None
+        size = -(-size // 512) * 512
+        held = self.held
+        held[kind] = held.get(kind, 0) + size
         self.now += size
-        self.held[kind] = self.held.get(kind, 0) + size
         if self.now > self.peak:
-            self.peak, self.at_peak = self.now, dict(self.held)
+            self.peak, self.at_peak = self.now, held.copy()
         return kind, size
 
-    def touch(self, kind: str, size: float) -> None:
+    def touch(self, kind: str, size: int) -> None:
         """A tensor that lives for a moment only."""
         self.free(self.take(kind, size))
 
     def free(self, *blocks: Held | None) -> None:
+        """Lets go of what ``take`` gave."""
         for block in blocks:
             if block is not None:
                 kind, size = block

@@ -8,6 +8,8 @@ from typing import Any
 
 _HOMES = {
     "panel": ["Panel"],
+    "model_picker": ["ModelPicker"],
+    "vram_estimator": ["VramEstimator"],
     "host": ["Host"],
     "chat": ["Chat"],
     "training_monitor": ["TrainingMonitor"],

@@ -1,1 +1,0 @@
-"""Notebooks as data: executing them, and (from recipes) writing them."""

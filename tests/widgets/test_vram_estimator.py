@@ -1,0 +1,108 @@
+"""VramEstimator: the panel says what the script's estimate says, whatever is moved."""
+
+import time
+
+import pytest
+from sloth_nb_widgets import VramEstimator
+from sloth_nb_widgets.panel import PanelArgumentError
+
+from sloth_nb.errors import SlothError
+from sloth_nb.memory import estimate
+from sloth_nb.training.events import RunEvent
+
+
+@pytest.fixture(autouse=True)
+def no_late_snapshot(monkeypatch):
+    """The saved copy follows after a second; by then a test is over."""
+    monkeypatch.setattr(VramEstimator, "snapshot_delay", 600)
+
+
+def test_it_answers_what_a_script_gets():
+    panel = VramEstimator("qwen3-14b", gpu="T4", length=4096, policy="lean")
+    assert panel.estimate == estimate("qwen3-14b", gpu="T4", length=4096, policy="lean")
+    assert str(panel) == str(panel.estimate)
+
+
+def test_a_moved_slider_changes_the_answer_and_the_picture(front_end, find):
+    panel = VramEstimator("qwen3-14b", gpu="T4")
+    panel._ipython_display_()
+    before = panel.estimate.total
+    front_end.update(find(panel, "Length"), value=16384)
+    assert panel.length == 16384
+    assert panel.estimate.total > before
+    assert f"{panel.estimate.total_gb:.2f} GB" in panel._picture.value
+    assert "does not fit" in panel._picture.value and "<li>" in panel._picture.value
+
+
+def test_what_is_chosen_wrong_is_said_in_the_panel_and_mends(front_end, find):
+    panel = VramEstimator("qwen3-14b", gpu="T4")
+    panel._ipython_display_()
+    front_end.update(find(panel, "Model"), value="qwen3-15b")
+    assert "Nearest: qwen3-14b" in panel._picture.value and 'role="alert"' in panel._picture.value
+    with pytest.raises(SlothError, match="qwen3-15b"):
+        _ = panel.estimate
+    front_end.update(find(panel, "Model"), value="qwen3-8b")
+    assert panel.estimate.work.model.name == "qwen3-8b"
+
+
+def test_auto_keeps_as_much_as_fits():
+    roomy = VramEstimator("llama-3.1-8b", gpu="H200", policy="auto").estimate
+    assert set(roomy.work.policies) == {"keep"}
+    tight = VramEstimator("llama-3.1-8b", gpu="T4", policy="auto", length=4096).estimate
+    assert tight.fits and len(set(tight.work.policies)) == 2
+
+
+def test_a_hostile_name_stays_text():
+    panel = VramEstimator("<script>alert(1)</script>", gpu="T4")
+    assert "<script>" not in panel._view()
+
+
+def test_a_misspelt_argument_is_refused():
+    with pytest.raises(PanelArgumentError, match="Did you mean 'length'"):
+        VramEstimator("qwen3-14b", lenght=3)
+
+
+class FakeRun:
+    """The two things that the panel uses of a Run."""
+
+    def __init__(self):
+        self.events, self.listeners = [], []
+
+    def listen(self, callback):
+        self.listeners.append(callback)
+        return lambda: self.listeners.remove(callback)
+
+    def step(self, memory):
+        event = RunEvent("step", len(self.events), time.time(), {"memory_bytes": memory})
+        self.events.append(event)
+        for callback in self.listeners:
+            callback(event)
+
+
+def test_the_measured_peak_stands_beside_the_prediction():
+    panel, run = VramEstimator("qwen3-14b", gpu="T4"), FakeRun()
+    run.step(10 * 2**30)
+    panel.compare(run)
+    assert "Measured: 10.00 GB" in panel._view()
+    run.step(14 * 2**30)
+    assert "Measured: 14.00 GB" in panel._view()
+    share = 100 * (panel.estimate.tensors / (14 * 2**30) - 1)
+    assert f"{share:+.1f} %" in panel._view()
+    other = FakeRun()
+    panel.compare(other)
+    assert not run.listeners, "it listens to one run at a time"
+
+
+def test_an_estimate_shows_itself_as_html_and_text():
+    answer = estimate("qwen3-14b", gpu="T4", length=8192)
+    bundle = answer._repr_mimebundle_()
+    assert set(bundle) == {"text/html", "text/plain"}
+    assert "does not fit" in bundle["text/html"] and "<svg" in bundle["text/html"]
+    assert "14.7" in bundle["text/plain"]
+    assert "<script" not in bundle["text/html"]
+
+
+def test_every_card_has_its_row():
+    view = VramEstimator("qwen3-14b", gpu="T4")._view()
+    for name in ("T4", "RTX 4090", "L4", "H200", "B200"):
+        assert f'<th scope="row">{name}</th>' in view

@@ -1,0 +1,276 @@
+"""ModelPicker: search the catalogue, see what fits the card, choose, load."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets as widgets
+import traitlets
+
+from sloth_nb import catalog
+from sloth_nb.catalog import GPU, ModelInfo
+from sloth_nb.errors import SlothError
+from sloth_nb.memory import METHODS, Estimate, Work, device_for, estimate_work
+
+from . import controls
+from .html import Markup, element, join, numbers_table, stylesheet
+from .panel import Panel
+
+__all__ = ["ModelPicker"]
+
+ANY = "any"
+THIS_MACHINE = "this machine"
+SIZES = {
+    ANY: (0, float("inf")),
+    "up to 1B": (0, 1e9),
+    "1B to 4B": (1e9, 4.5e9),
+    "4B to 9B": (4.0e9, 9e9),
+    "9B to 20B": (9e9, 20e9),
+    "over 20B": (20e9, float("inf")),
+}
+FITS, OFFLOADS, NOT = "fits", "fits with offload", "does not fit"
+
+
+class ModelPicker(Panel):
+    """Search as you type, filter, see what fits the card, and take the choice to ``from_pretrained``.
+
+    Example:
+        >>> picker = ModelPicker(gpu="T4"); picker                    # shows itself
+        >>> model, tokenizer = FastLanguageModel.from_pretrained(picker.value, load_in_4bit=picker.four_bit)
+    """
+
+    heading = "Pick a model"
+
+    query = traitlets.Unicode("", help="words that must all be there")
+    family = traitlets.Unicode(ANY)
+    size = traitlets.Enum(tuple(SIZES), ANY)
+    modality = traitlets.Unicode(ANY)
+    licence = traitlets.Unicode(ANY)
+    task = traitlets.Unicode(ANY)
+    gpu = traitlets.Unicode(THIS_MACHINE, help="the card that it must fit")
+    method = traitlets.Enum(tuple(METHODS), "qlora", help="how it will be trained")
+    length = traitlets.Int(2048, help="tokens a sequence, for the fit")
+    chosen = traitlets.Unicode("smollm2-135m-instruct", help="the chosen model's catalogue name")
+
+    def __init__(self, models: Sequence[ModelInfo] | None = None, **arguments: Any):
+        self._entries = tuple(catalog.models() if models is None else models)
+        self._by_name = {info.name: info for info in self._entries}
+        if "chosen" not in arguments and self._entries and self.chosen not in self._by_name:
+            arguments["chosen"] = self._entries[0].name
+        super().__init__(**arguments)
+        self._fits: dict[tuple[Any, ...], tuple[str, Estimate]] = {}
+        self._list: widgets.Select | None = None
+        self._filling = False
+        self._found: list[ModelInfo] = []
+        self._search()
+
+    # The choice, for a script ---------------------------------------------------------------------------
+
+    @property
+    def choice(self) -> ModelInfo:
+        """The chosen entry.
+
+        Raises:
+            ModelError: ``chosen`` was set to a name that isn't in the catalogue; with the nearest.
+        """
+        return self._by_name.get(self.chosen) or catalog.find(self.chosen)
+
+    @property
+    def value(self) -> str:
+        """What ``from_pretrained`` takes: the repository, or the offline model's own name."""
+        info = self.choice
+        if info.offline:
+            return info.name
+        return info.ids.get("4bit" if self.four_bit else "16bit", info.hub_id)
+
+    @property
+    def four_bit(self) -> bool:
+        """Whether to load in 4 bits, as the method says."""
+        return self.method == "qlora"
+
+    def fit(self, info: ModelInfo) -> tuple[str, Estimate]:
+        """How a model fits the card ("fits", "fits with offload", "does not fit"), and that estimate."""
+        card = self._card()
+        key = (info.name, card.name, card.memory, self.method, self.length)
+        if key not in self._fits:
+            self._fits[key] = _fit(info, card, self.method, self.length)
+        return self._fits[key]
+
+    # The panel -----------------------------------------------------------------------------------------
+
+    def _controls(self) -> Sequence[widgets.Widget]:
+        def values(name: str) -> list[str]:
+            return [ANY, *sorted({getattr(info, name) for info in self._entries})]
+
+        tasks = [ANY, *sorted({task for info in self._entries for task in info.tasks})]
+        cards = [THIS_MACHINE, "cpu", *(card.name for card in catalog.gpus())]
+        self._list = widgets.Select(rows=12, layout=widgets.Layout(width="100%"), description="Models")
+        self._list.add_class("sloth-models")
+        self._fill()
+        self._list.observe(self._on_select, "value")
+        return (
+            controls.row(
+                controls.text(
+                    self,
+                    "query",
+                    "Search",
+                    placeholder="llama 8b, apache, whisper …; Enter takes the first",
+                    on_enter=lambda: self._step(0),
+                ),
+                controls.choice(self, "gpu", "Card", cards),
+                controls.choice(self, "method", "Method", tuple(METHODS)),
+            ),
+            controls.row(
+                controls.choice(self, "family", "Family", values("family")),
+                controls.choice(self, "size", "Size", tuple(SIZES)),
+                controls.choice(self, "modality", "Modality", values("modality")),
+                controls.choice(self, "licence", "Licence", values("licence")),
+                controls.choice(self, "task", "Task", tasks),
+            ),
+        )
+
+    def _body(self) -> Sequence[widgets.Widget]:
+        # JupyterLab takes the arrow keys from a list in an output; these two, Home and End work everywhere.
+        steps = controls.row(
+            controls.button("Previous", lambda: self._step(-1), help="choose the model above"),
+            controls.button("Next", lambda: self._step(1), help="choose the model below"),
+        )
+        return (self._list, steps, *super()._body())
+
+    def _step(self, by: int) -> None:
+        """Chooses the model that stands so many lines below the chosen one; 0 is the first of the list."""
+        if self._found:
+            names = [info.name for info in self._found]
+            at = names.index(self.chosen) + by if by and self.chosen in names else 0
+            self.chosen = names[max(0, min(at, len(names) - 1))]
+
+    def _changed(self, change: Any) -> None:
+        if change["name"] == "chosen":
+            self._mark()
+        else:
+            self._search()
+            self._fill()
+
+    def _search(self) -> None:
+        low, high = SIZES[self.size]
+        self._found = catalog.search(
+            self.query,
+            self._entries,
+            family=_wish(self.family),
+            modality=_wish(self.modality),
+            licence=_wish(self.licence),
+            task=_wish(self.task),
+            min_parameters=low,
+            max_parameters=high,
+        )
+
+    def _card(self) -> GPU:
+        return device_for(None if self.gpu == THIS_MACHINE else self.gpu)
+
+    def _fill(self) -> None:
+        """The list's lines, the chosen one marked when it is among them."""
+        if self._list is None:
+            return
+        self._filling = True  # new options select their first, which nobody chose
+        try:
+            self._list.options = [(_wide(self._line(info)), info.name) for info in self._found]
+            self._mark()
+        finally:
+            self._filling = False
+
+    def _mark(self) -> None:
+        if self._list is not None:
+            shown = any(info.name == self.chosen for info in self._found)
+            self._list.value = self.chosen if shown else None
+
+    def _line(self, info: ModelInfo) -> str:
+        how, estimate = self.fit(info)
+        mark = {FITS: "✓", OFFLOADS: "~", NOT: "✗"}[how]
+        offline = ", offline" if info.offline else ""
+        columns = (
+            f"{mark} {info.name}".ljust(38),
+            info.size.rjust(6),
+            f"{estimate.total_gb:.1f} GB".rjust(9),
+            how.ljust(17),
+            f"{info.licence}{offline}",
+        )
+        return "  ".join(columns)
+
+    def _on_select(self, change: Any) -> None:
+        if change["new"] and not self._filling:
+            self.chosen = change["new"]
+
+    def _view(self) -> Markup:
+        try:
+            info, card = self.choice, self._card()
+        except SlothError as error:
+            return element("p", str(error), class_="sloth-status bad", role="alert")
+        how, estimate = self.fit(info)
+        look = {FITS: "good", OFFLOADS: "warn", NOT: "bad"}[how]
+        count = f"{len(self._found)} of {len(self._entries)} models"
+        return join(
+            [
+                stylesheet("models"),
+                element("p", count, class_="quiet", role="status", aria_live="polite"),
+                element(
+                    "div",
+                    element("b", info.name),
+                    element(
+                        "span",
+                        f"{how} {card.name}: {estimate.total_gb:.1f} of {card.memory_gib:.1f} GB",
+                        class_=f"sloth-badge {look}",
+                    ),
+                    element("span", f"{self.method}, 2 × {self.length:,} tokens", class_="quiet"),
+                    class_="sloth-head",
+                ),
+                element("pre", element("code", info.code(self.four_bit)), class_="sloth-code"),
+                element("div", _details(info), class_="sloth-about"),
+                element("p", _gate(info), class_="quiet") if info.gated else None,
+            ]
+        )
+
+    def _text(self) -> str:
+        lines = [f"{len(self._found)} of {len(self._entries)} models; chosen: {self.chosen}"]
+        return "\n".join([*lines, *(f"  {self._line(info)}" for info in self._found)])
+
+
+def _wide(line: str) -> str:
+    """Browsers fold spaces in a list's lines together, but not these."""
+    return line.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _wish(value: str) -> str | None:
+    return None if value == ANY else value
+
+
+def _fit(info: ModelInfo, card: GPU, method: str, length: int) -> tuple[str, Estimate]:
+    """The usual way first; then with everything that makes room and leaves the result alone."""
+    work = Work(info, method=method, batch=2, length=min(length, info.context or length))
+    usual = estimate_work(work, card)
+    if usual.fits:
+        return FITS, usual
+    lean = work.but(
+        batch=1, policy="offload", loss_chunk=64 << 20, embedding_offload=not info.shape.tied, accumulation=2
+    )
+    tight = estimate_work(lean, card)
+    return (OFFLOADS, tight) if tight.fits else (NOT, usual)
+
+
+def _details(info: ModelInfo) -> Markup:
+    rows = [
+        ("What it is", f"{info.title} by {info.publisher}, {info.kind}, {info.modality}"),
+        ("Parameters", f"{info.parameters:,}"),
+        ("Context", f"{info.context:,} tokens"),
+        ("Trains for", ", ".join(info.tasks)),
+        ("Licence", info.licence + (" (gated)" if info.gated else "")),
+        ("Chat template", info.template or "none: a base model"),
+        ("Begin with", f"rank {info.training.rank}, learning rate {info.training.learning_rate:g}"),
+        ("Facts from", info.source),
+    ]
+    return numbers_table("About it", ("", ""), rows)
+
+
+def _gate(info: ModelInfo) -> str:
+    return (
+        f"Its owner asks you to accept the licence once at huggingface.co/{info.hub_id}; after that a token "
+        f"of your account (the HF_TOKEN environment variable, or huggingface_hub's login) lets you load it."
+    )
