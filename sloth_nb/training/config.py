@@ -13,41 +13,35 @@ import torch
 import trl
 from transformers import TrainingArguments
 
+from sloth_nb.models.devices import best_device
+from sloth_nb.models.precision import is_bf16_supported
 from sloth_nb.training.compat import CONFIG_NAMES, translate, warn_once
 
 __all__ = ["SFTConfig", "mixed_precision"]
 
 
-def mixed_precision(
-    bf16: bool | None, fp16: bool | None, use_cpu: bool = False, capability: tuple[int, int] | None = None
-) -> tuple[bool, bool]:
+def mixed_precision(bf16: bool | None, fp16: bool | None, device: torch.device) -> tuple[bool, bool]:
     """(bf16, fp16) autocast that the device truly has.
 
-    A CPU runs the model in its own dtype, without autocast. A GPU gets bf16 from compute capability 8.0 on
-    and fp16 below: torch calls bf16 supported on a T4 too, because it emulates it, slower than fp32.
+    A CPU runs the model in its own dtype, without autocast. A GPU gets bf16 where it has it and fp16
+    elsewhere: torch calls bf16 supported on a T4 too, because it emulates it, slower than fp32.
 
     Args:
         bf16, fp16: what was asked; None means "whatever fits".
-        use_cpu: train on the CPU even where there is a GPU.
-        capability: the GPU's compute capability; None asks the current device.
     """
-    if capability is None:
-        if use_cpu or not torch.cuda.is_available():
-            if bf16 or fp16:
-                asked = "bf16" if bf16 else "fp16"
-                warn_once(
-                    "mixed_precision.cpu",
-                    f"{asked}=True asks for autocast, which a CPU doesn't gain from; the model trains in the "
-                    "dtype it was loaded in.",
-                )
-            return False, False
-        capability = torch.cuda.get_device_capability()
-    has_bf16 = capability >= (8, 0)
+    if device.type not in ("cuda", "xpu"):
+        if bf16 or fp16:
+            asked = "bf16" if bf16 else "fp16"
+            warn_once(
+                "mixed_precision.none",
+                f"{asked}=True asks for autocast, which {device.type} doesn't gain from; the model trains in "
+                "the dtype it was loaded in.",
+            )
+        return False, False
+    has_bf16 = is_bf16_supported(device)
     if bf16 and not has_bf16:
         warn_once(
-            "mixed_precision.bf16",
-            f"bf16=True: this GPU (compute capability {capability[0]}.{capability[1]}) only emulates bf16, "
-            "slowly; fp16 is used instead.",
+            "mixed_precision.bf16", f"bf16=True: {device} only emulates bf16, slowly; fp16 is used instead."
         )
         return False, True
     if bf16 is None and not fp16:
@@ -107,8 +101,9 @@ class SFTConfig(trl.SFTConfig):
         newer_name = getattr(self, "activation_checkpointing", None)  # transformers >= 5.20
         self.asked_checkpointing = self.gradient_checkpointing if newer_name is None else newer_name
         self.set_checkpointing(None)
-        self.bf16, self.fp16 = mixed_precision(self.bf16, self.fp16, self.use_cpu)
-        if self.use_cpu or not torch.cuda.is_available():
+        device = torch.device("cpu") if self.use_cpu else best_device()
+        self.bf16, self.fp16 = mixed_precision(self.bf16, self.fp16, device)
+        if device.type == "cpu":
             self.dataloader_pin_memory = False
         super().__post_init__()
 

@@ -15,7 +15,7 @@ from sloth_nb.errors import TrainingError
 from sloth_nb.training.events import RunEvent
 from sloth_nb.training.run import Run, StopRequest
 
-__all__ = ["FollowedRun", "process_mark"]
+__all__ = ["EventTail", "FollowedRun", "process_mark"]
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -44,6 +44,30 @@ def _is_gone(started: RunEvent) -> bool:
     return abs(born - mark["process_started"]) > 1
 
 
+class EventTail:
+    """Reads what is appended to an event file, whole lines only, from ``offset`` bytes on."""
+
+    def __init__(self, path: Path, offset: int = 0):
+        self.path, self._read, self._rest = path, offset, b""
+
+    def new(self) -> list[RunEvent]:
+        """The events since the last call; none while the file isn't there."""
+        try:
+            size = self.path.stat().st_size
+            if size < self._read:  # the file was replaced by a new run's
+                self._read, self._rest = 0, b""
+            if size == self._read:
+                return []
+            with self.path.open("rb") as file:
+                file.seek(self._read)
+                new = file.read()
+        except OSError:
+            return []
+        self._read += len(new)
+        *lines, self._rest = (self._rest + new).split(b"\n")
+        return [RunEvent.from_json(line.decode("utf-8")) for line in lines if line.strip()]
+
+
 class FollowedRun(Run):
     """A run that this process doesn't train. It can be watched and waited for, but not stopped from here."""
 
@@ -51,8 +75,7 @@ class FollowedRun(Run):
 
     def __init__(self, path: Path):
         super().__init__(path)
-        self._read = 0
-        self._rest = b""
+        self._tail = EventTail(path)
         self._look()
         self._see_whether_gone()
         if not self.over:
@@ -69,23 +92,8 @@ class FollowedRun(Run):
             )
 
     def _look(self) -> None:
-        """Take in whole lines that were appended since the last look."""
-        try:
-            size = self.path.stat().st_size
-            if size < self._read:  # the file was replaced by a new run's
-                self._read, self._rest = 0, b""
-            if size == self._read:
-                return
-            with self.path.open("rb") as file:
-                file.seek(self._read)
-                new = file.read()
-        except OSError:
-            return
-        self._read += len(new)
-        *lines, self._rest = (self._rest + new).split(b"\n")
-        for line in lines:
-            if line.strip():
-                self._take(RunEvent.from_json(line.decode("utf-8")))
+        for event in self._tail.new():
+            self._take(event)
 
     def _take(self, event: RunEvent) -> None:
         self._deliver(event)

@@ -12,14 +12,16 @@ import torch
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from sloth_nb.errors import TrainingError
+from sloth_nb.models.checkpointing import set_checkpointing
+from sloth_nb.models.settings import settings_of
 from sloth_nb.training.compat import warn_once
 from sloth_nb.training.config import SFTConfig
 
 __all__ = [
     "adapted",
+    "decide_checkpointing",
     "keeping_what_trl_changes",
     "one_gpu",
-    "set_checkpointing",
     "the_tokenizer",
     "usable_optimizer",
 ]
@@ -79,28 +81,22 @@ def usable_optimizer(args: SFTConfig) -> None:
     args.optim = OptimizerNames.ADAMW_TORCH
 
 
-def set_checkpointing(model: Any, args: SFTConfig) -> None:
-    """Decide who recomputes activations: the one place for it.
+def decide_checkpointing(model: Any, args: SFTConfig) -> None:
+    """Decide whether activations are recomputed; how is the model's own matter (``models.checkpointing``).
 
-    Never twice: a model that already checkpoints (prepared by ``get_peft_model`` or by the engine) is left
-    alone. When nothing was asked, a model loaded by sloth_nb stays as it was prepared; any other one is
-    checkpointed on a GPU, as TRL does, and not on a CPU, where memory is rarely what is short.
+    Never twice: transformers' trainer is told to leave it alone. When nothing was asked, a model loaded by
+    sloth_nb stays as it was prepared, and so does one that checkpoints already; any other one is checkpointed
+    on a GPU, as TRL does, and not on a CPU, where memory is rarely what is short.
     """
-    # transformers renamed it in 5.20, and warns about the older name.
-    newer = hasattr(model, "is_activation_checkpointing")
-    already = (
-        model.is_activation_checkpointing if newer else getattr(model, "is_gradient_checkpointing", False)
-    )
     asked = args.asked_checkpointing
+    args.set_checkpointing(False)
     if asked is None:
-        ours = hasattr(model, "max_seq_length")
-        args.set_checkpointing(not already and not ours and args.device.type != "cpu")
-    elif not asked:
-        args.set_checkpointing(False)
-        if already:
-            model.activation_checkpointing_disable() if newer else model.gradient_checkpointing_disable()
-    else:
-        args.set_checkpointing(not already)
+        newer = hasattr(model, "is_activation_checkpointing")  # transformers warns about the older name
+        already = model.is_activation_checkpointing if newer else model.is_gradient_checkpointing
+        if already or args.device.type == "cpu" or settings_of(model).name:
+            return
+        asked = model.supports_gradient_checkpointing
+    set_checkpointing(model, asked)
 
 
 def adapted(model: Any, peft_config: Any) -> Any:

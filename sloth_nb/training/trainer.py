@@ -17,6 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from sloth_nb.data import Collator
 from sloth_nb.errors import HardwareError, TrainingError
+from sloth_nb.training.announce import announce
 from sloth_nb.training.callbacks import RunCallback
 from sloth_nb.training.checkpoints import last_checkpoint, refuses_to_save, written_whole
 from sloth_nb.training.compat import TRAINER_NAMES, translate
@@ -29,9 +30,9 @@ from sloth_nb.training.preparing import is_tokenised, tokenised
 from sloth_nb.training.run import Run, stops_on_interrupt
 from sloth_nb.training.setting_up import (
     adapted,
+    decide_checkpointing,
     keeping_what_trl_changes,
     one_gpu,
-    set_checkpointing,
     the_tokenizer,
     usable_optimizer,
 )
@@ -76,8 +77,8 @@ class SFTTrainer(trl.SFTTrainer):
             args.max_length = getattr(model, "max_seq_length", None) or args.max_length
         one_gpu(args)
         usable_optimizer(args)
-        set_checkpointing(model, args)
         model = adapted(model, here.pop("peft_config", None))
+        decide_checkpointing(model, args)
 
         # Rows first: a mistake in the data is worth knowing before anything is moved to a GPU.
         self._formatting_func = here.pop("formatting_func", None)
@@ -127,6 +128,7 @@ class SFTTrainer(trl.SFTTrainer):
             HardwareError: out of memory.
         """
         self.run.begin()
+        announce(self.run)
         with stops_on_interrupt(self.run):
             return self._train(resume_from_checkpoint, *args, **kwargs)
 
@@ -137,6 +139,7 @@ class SFTTrainer(trl.SFTTrainer):
         the rest. Arguments as in ``train``.
         """
         self.run.begin()
+        announce(self.run)
         for callback in _progress_bars():
             self.remove_callback(callback)
 
@@ -325,6 +328,6 @@ def _explained(error: BaseException, step: int) -> BaseException:
             f"Out of memory at step {step + 1} ({text.splitlines()[0]}).\n  Lower "
             "per_device_train_batch_size (and raise gradient_accumulation_steps by as much: the same "
             "result), or max_length, or turn on "
-            'gradient_checkpointing="sloth_nb".'
+            'gradient_checkpointing="sloth".'
         )
     return error

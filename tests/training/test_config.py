@@ -19,6 +19,17 @@ def nothing_said_yet(monkeypatch):
     monkeypatch.setattr(compat, "_said", set())
 
 
+@pytest.fixture
+def card(monkeypatch):
+    """A CUDA device of a given compute capability."""
+
+    def make(capability: tuple[int, int]) -> torch.device:
+        monkeypatch.setattr("torch.cuda.get_device_capability", lambda device=None: capability)
+        return torch.device("cuda")
+
+    return make
+
+
 def test_every_newer_name_of_the_tables_is_a_real_option():
     options = {option.name for option in dataclasses.fields(SFTConfig)}
     newer = {entry.new for entry in CONFIG_NAMES.values() if entry.new}
@@ -72,19 +83,20 @@ def test_an_unknown_option_is_refused():
         ((None, False), (7, 5), (False, False)),
     ],
 )
-def test_precision_follows_the_request_where_the_card_can(asked, capability, got):
-    assert mixed_precision(*asked, capability=capability) == got
+def test_precision_follows_the_request_where_the_card_can(asked, capability, got, card):
+    assert mixed_precision(*asked, card(capability)) == got
 
 
-def test_bf16_on_a_card_that_only_emulates_it_becomes_fp16_and_says_so():
+def test_bf16_on_a_card_that_only_emulates_it_becomes_fp16_and_says_so(card):
     with pytest.warns(SlothWarning, match="only emulates bf16"):
-        assert mixed_precision(True, None, capability=(7, 5)) == (False, True)
+        assert mixed_precision(True, None, card((7, 5))) == (False, True)
 
 
 def test_a_cpu_trains_without_autocast():
-    assert mixed_precision(None, None, use_cpu=True) == (False, False)
+    cpu = torch.device("cpu")
+    assert mixed_precision(None, None, cpu) == (False, False)
     with pytest.warns(SlothWarning, match="autocast"):
-        assert mixed_precision(True, False, use_cpu=True) == (False, False)
+        assert mixed_precision(True, False, cpu) == (False, False)
 
 
 def test_plain_training_arguments_become_ours_and_leave_the_device_s_choices_open(tmp_path):

@@ -275,10 +275,9 @@ def test_a_model_that_checkpoints_is_not_checkpointed_twice(make_trainer, tiny_m
     assert model.is_gradient_checkpointing
     assert not make_trainer(model, gradient_checkpointing=False).model.is_gradient_checkpointing
     asked = make_trainer(tiny_model(), gradient_checkpointing="unsloth")
-    assert asked.args.gradient_checkpointing
     asked.train()
-    assert asked.model.is_gradient_checkpointing
-    assert not make_trainer().args.gradient_checkpointing, "a small model on a CPU has memory enough"
+    assert asked.model.is_gradient_checkpointing and not asked.args.gradient_checkpointing
+    assert not make_trainer().model.is_gradient_checkpointing, "on a CPU memory is rarely what is short"
 
 
 def test_dft_is_still_trl_s(make_trainer):

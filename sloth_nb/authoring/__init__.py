@@ -1,0 +1,1 @@
+"""Notebooks as data: executing them, and (from recipes) writing them."""

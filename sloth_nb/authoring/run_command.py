@@ -1,0 +1,41 @@
+"""`sloth-nb run`: executes a notebook, showing what it does."""
+
+import argparse
+from pathlib import Path
+
+from sloth_nb.errors import NotebookError
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("notebook", help="an .ipynb file; it is not changed")
+    parser.add_argument(
+        "-o", "--output", help="where the executed notebook goes (default: NAME-executed.ipynb, here)"
+    )
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a value for a name in the cell tagged `parameters`; may be given again",
+    )
+    parser.add_argument("--cwd", help="the kernel's working folder (default: the output's folder)")
+
+
+def run(options: argparse.Namespace) -> int:
+    try:
+        from sloth_nb.authoring.execute import execute
+    except ImportError as error:
+        raise NotebookError(
+            f"Executing a notebook needs {error.name}: pip install 'sloth-nb[demo]'."
+        ) from error
+    from sloth_nb.authoring.parameters import parse_parameters
+    from sloth_nb.training.progress import duration
+
+    output = Path(options.output or f"{Path(options.notebook).stem}-executed.ipynb")
+    done = execute(options.notebook, output, parameters=parse_parameters(options.parameter), cwd=options.cwd)
+    peak = done.peak_memory_bytes / 1e9
+    print(f"\nDone in {duration(done.seconds)}, peak memory {peak:.2f} GB. The executed notebook: {output}")
+    return 0
