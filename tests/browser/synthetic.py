@@ -32,7 +32,9 @@ def _train(run: Run, steps: int, pause: float) -> None:
         if n % max(1, steps // 20) == 0:
             run.emit(RunEvent("eval", n, data={"eval_loss": _loss(n, steps) + 0.08}))
         if run.stop_request is not None:
-            saved = f"outputs/checkpoint-{n}" if run.stop_request.save else None
+            saved = str(run.path.parent / f"checkpoint-{n}") if run.stop_request.save else None
+            if saved:
+                run.emit(RunEvent("checkpoint", n, data={"path": saved}))
             run.emit(RunEvent("stopped", n, data={"reason": "stopped on request", "saved": saved}))
             run.end("stopped")
             return

@@ -42,6 +42,8 @@ def _record_comms(monkeypatch: pytest.MonkeyPatch, front: FrontEnd) -> None:
         from ipykernel.comm import Comm as Base
 
     class Recorded(Base):
+        kernel = True  # ipywidgets 7 sends nothing without one
+
         def publish_msg(
             self, msg_type: str, data: Any = None, metadata: Any = None, buffers: Any = None, **keys: Any
         ) -> None:

@@ -213,13 +213,14 @@ class Chat(Panel):
         return (scroller, asking, self._settings())
 
     def _settings(self) -> widgets.Widget:
+        longest = max(2048, self.max_new_tokens)
         parts = [
             controls.text(self, "system", "System prompt", live=False, help="What the model is told first"),
             controls.row(
                 controls.slider(self, "temperature", "Temperature", 0.0, 2.0, 0.05),
                 controls.slider(self, "top_p", "Top-p", 0.05, 1.0, 0.05),
                 controls.slider(
-                    self, "max_new_tokens", "Length", 1, 2048, 1, help="Tokens of an answer at most"
+                    self, "max_new_tokens", "Length", 1, longest, 1, help="Tokens of an answer at most"
                 ),
             ),
         ]

@@ -40,9 +40,14 @@ def slider(
         readout=False, layout=widgets.Layout(width="auto", flex="1 1 120px"), **bounds, **_said(help or label)
     )
     _bind(owner, trait, box)
-    _bind(owner, trait, handle)
+    if whole:
+        _bind(owner, trait, handle)
+    else:  # a browser's slider makes 0.9000000000000001 of 0.9
+        traitlets.link((owner, trait), (handle, "value"), transform=(float, lambda x: float(f"{x:.9g}")))
+        _answer_while_busy(handle)
     return widgets.HBox(
-        [box, handle], layout=widgets.Layout(flex="1 1 280px", max_width="440px", align_items="center")
+        [box, handle],
+        layout=widgets.Layout(flex="1 1 auto", min_width="280px", max_width="440px", align_items="center"),
     )
 
 
@@ -101,7 +106,7 @@ def combobox(
         placeholder=placeholder,
         ensure_option=False,
         style=_NAME_WIDTH,
-        layout=widgets.Layout(width="auto", min_width="260px", flex="1 1 260px"),
+        layout=widgets.Layout(width="auto", min_width="260px", flex="1 1 auto"),
         **_said(help),
     )
     return _bind(owner, trait, box)
@@ -127,7 +132,7 @@ def text(
         placeholder=placeholder,
         continuous_update=live,
         style=_NAME_WIDTH,
-        layout=widgets.Layout(width="auto", flex="1 1 260px"),
+        layout=widgets.Layout(width="auto", min_width="260px", flex="1 1 auto"),
         **_said(help),
     )
     if lines > 1:
@@ -173,7 +178,9 @@ def fold(label: str, *children: widgets.Widget, help: str = "") -> widgets.Box:
     """Controls behind a button that shows and hides them (an ``Accordion`` can't be opened by keyboard)."""
     inside = widgets.VBox(children, layout=widgets.Layout(display="none", overflow="visible"))
     toggle = widgets.ToggleButton(
-        description=label, tooltip=help or label, layout=widgets.Layout(width="auto")
+        description=label,
+        tooltip=help or label,
+        layout=widgets.Layout(width="auto", align_self="flex-start"),
     )
     toggle.observe(
         lambda change: setattr(inside.layout, "display", "flex" if change["new"] else "none"), names="value"

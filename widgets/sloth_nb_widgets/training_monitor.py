@@ -171,7 +171,9 @@ class TrainingMonitor(Panel):
 
     def _card(self, *more: Any) -> Markup:
         """The run in words and numbers, for a reader without a kernel."""
-        where = element("p", "Events: ", element("code", self.run.path), class_="quiet")
+        saved = [event.data.get("path") for event in self.run.events if event.kind == "checkpoint"][-1:]
+        places = [("Checkpoint", path) for path in saved] + [("Events", self.run.path)]
+        where = [element("p", f"{name}: ", element("code", path), class_="quiet") for name, path in places]
         table = element("details", element("summary", "The loss as a table"), view.table(self.run.history))
         body = join([self._header(), element("p", view.summary(self.run)), *more, view.notices(self.run)])
         card = element("div", body, table, where, class_="sloth sloth-card")
@@ -184,7 +186,7 @@ class TrainingMonitor(Panel):
 
     def _snapshot(self) -> dict[str, Any]:
         if self._static or not host.current().widgets:
-            return plot.bundle(view.figure(self.run.history, points=320))
+            return plot.bundle(view.figure(self.run.history, points=320, whole=not self._static))
         card = self._card(plot.svg(view.figure(self.run.history, points=320, hover=0)))
         return {"text/html": self._hidden(card), "text/plain": str(self)}
 

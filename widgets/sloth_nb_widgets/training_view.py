@@ -23,8 +23,11 @@ _SMALL = (
 _SMOOTH_FROM = 30  # points from which a smoothed line says more than the raw one
 
 
-def figure(history: "History", *, points: int = 500, hover: int = 40) -> Figure:
-    """The loss above, four small charts below; ``points`` bounds what each line holds."""
+def figure(history: "History", *, points: int = 500, hover: int = 40, whole: bool = True) -> Figure:
+    """The loss above, four small charts below; ``points`` bounds what each line holds.
+
+    ``whole`` has room for what may still come; without it, what was never recorded is left out.
+    """
     steps, loss = history.view("loss", max_points=points)
     raw = Line("train", steps, loss, "faint" if len(steps) >= _SMOOTH_FROM else "line")
     lines = [raw]
@@ -34,7 +37,9 @@ def figure(history: "History", *, points: int = 500, hover: int = 40) -> Figure:
     if len(held_out.x):
         lines.append(held_out)
     charts = [Chart("Loss", lines, "step", (0, 0, 1, 0.66), hover=hover)]
-    for i, (title, name, colour, factor) in enumerate(_SMALL):
+    recorded = set(history.names)
+    small = [chart for chart in _SMALL if whole or chart[1] in recorded]
+    for i, (title, name, colour, factor) in enumerate(small):
         x, y = history.view(name, max_points=max(40, points // 4))
         place = (i / 4, 0.69, 0.25, 0.31)
         charts.append(Chart(title, [Line(title, x, y * factor, "line", colour)], place=place, ticks=(2, 3)))
