@@ -43,15 +43,19 @@ class _Step:
     say: str
     cost: str
     options: dict[str, object]
+    takes_ram: bool = False
 
 
-def changes_to_fit(work: Work, gpu: GPU, memory: int | None = None, count: int = 3) -> list[Change]:
+def changes_to_fit(
+    work: Work, gpu: GPU, memory: int | None = None, count: int = 3, *, offload: bool = True
+) -> list[Change]:
     """The ``count`` cheapest bundles of changes with which the work fits; empty when it fits as it is.
 
     Cheap is what leaves the result alone (how activations are held, chunks, the same batch in smaller steps);
-    dear is what changes it (fewer tokens, a smaller rank, another method).
+    dear is what changes it (fewer tokens, a smaller rank, another method). Without ``offload`` nothing that
+    takes RAM is offered.
     """
-    search = _Search(work, gpu, gpu.memory if memory is None else memory)
+    search = _Search(work, gpu, gpu.memory if memory is None else memory, offload)
     if search.fits(()):
         return []
     search.cheap_bundles(count)
@@ -62,10 +66,14 @@ def changes_to_fit(work: Work, gpu: GPU, memory: int | None = None, count: int =
 class _Search:
     """Tries bundles of steps on one work, and remembers those that fit."""
 
-    def __init__(self, work: Work, gpu: GPU, budget: int):
+    def __init__(self, work: Work, gpu: GPU, budget: int, offload: bool):
         self.work, self.gpu, self.budget = work, gpu, budget
-        self.cheap = sorted(_same_result(work), key=lambda step: step.weight)
-        self.dear = sorted(_another_result(work), key=lambda step: step.weight)
+        cheap, dear = (
+            [step for step in steps if offload or not step.takes_ram]
+            for steps in (_same_result(work), _another_result(work))
+        )
+        self.cheap = sorted(cheap, key=lambda step: step.weight)
+        self.dear = sorted(dear, key=lambda step: step.weight)
         self.found: list[Change] = []
 
     def estimate(self, steps: tuple[_Step, ...]) -> Estimate:
@@ -189,7 +197,7 @@ def _same_result(work: Work) -> Iterator[_Step]:
         yield _Step(1.4, say, "same result, slower by the attention's forward", {"policy": "lean"})
     if policies != {"offload"}:
         say = "move activations to host memory (policy='offload')"
-        yield _Step(1.5, say, "same result, takes RAM", {"policy": "offload"})
+        yield _Step(1.5, say, "same result, takes RAM", {"policy": "offload"}, takes_ram=True)
 
 
 def _another_result(work: Work) -> Iterator[_Step]:
@@ -206,7 +214,7 @@ def _another_result(work: Work) -> Iterator[_Step]:
         yield _Step(1.2, "8-bit AdamW (optim='adamw_8bit')", nearly, {"optimiser": "adamw_8bit"})
     if work.optimiser not in ("paged_adamw_8bit", "sgd"):
         say = "page an 8-bit optimiser to RAM (optim='paged_adamw_8bit')"
-        yield _Step(1.6, say, nearly, {"optimiser": "paged_adamw_8bit"})
+        yield _Step(1.6, say, nearly, {"optimiser": "paged_adamw_8bit"}, takes_ram=True)
     for rank in (16, 8):
         if work.lora and work.rank > rank:
             yield _Step(2.5 + 8 / rank, f"rank {rank}", "fewer weights trained", {"rank": rank})

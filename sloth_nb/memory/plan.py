@@ -4,8 +4,8 @@ Between two policies memory and time both move in a straight line with the numbe
 uses at most two neighbours on the lower hull of (bytes, seconds); a bisection finds how many layers each.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 from sloth_nb.errors import HardwareError
 from sloth_nb.memory.advice import changes_to_fit, smallest_card
@@ -117,7 +117,7 @@ def _options(work: Work) -> Iterator[Work]:
                     )
 
 
-def _hull(work: Work, budget: Budget) -> list[str]:
+def _hull(work: Work, budget: Budget) -> tuple[str, ...]:
     """Policies worth mixing, least memory first: the lower convex hull of (bytes, seconds) of one layer."""
     block = max(work.model.shape.blocks, key=lambda block: block.count)
     points = []
@@ -136,7 +136,7 @@ def _hull(work: Work, budget: Budget) -> list[str]:
         while len(hull) >= 2 and _above(hull[-2], hull[-1], point):
             hull.pop()
         hull.append(point)
-    return [name for _, _, name in hull]
+    return tuple(name for _, _, name in hull)
 
 
 def _above(a: tuple, b: tuple, c: tuple) -> bool:
@@ -148,32 +148,47 @@ def _fastest(work: Work, budget: Budget) -> str:
     return _hull(work, budget)[-1]
 
 
-def _mixed(hull: list[str], layers: int, step: int) -> tuple[str, ...]:
-    """The policies at a step of the ladder: each lifts one layer, from the top, to the next of the hull."""
-    level, lifted = divmod(step, layers)
-    if level == len(hull) - 1:
-        return (hull[-1],) * layers
-    return (hull[level],) * (layers - lifted) + (hull[level + 1],) * lifted
+def _ladder(option: Work, budget: Budget) -> tuple[Callable[[int], tuple[str, ...]], int]:
+    """From the leanest policies to the fastest, a layer a step, top first: (policies at a step, last step).
+
+    When RAM can't take every layer's activations, as many bottom layers as it can are offloaded, and the
+    others climb first.
+    """
+    hull, layers = _hull(option, budget), option.model.shape.layers
+    offloaded = 0
+    if hull[0] == "offload":
+        host = estimate_work(option.but(policy="offload"), budget.gpu).host
+        standing = estimate_work(option.but(policy="lean"), budget.gpu).host
+        each = max(1, (host - standing) // layers)
+        offloaded = max(0, min(layers, (budget.host - standing) // each))
+    dry = hull if offloaded == layers else _hull(option, replace(budget, host=0))
+    low = offloaded if offloaded < layers else 0
+    top = layers - low
+    climb = (len(dry) - 1) * top
+
+    def at(step: int) -> tuple[str, ...]:
+        level, lifted = divmod(min(step, climb), top)
+        upper = (dry[level],) * (top - lifted) + dry[level + 1 : level + 2] * lifted
+        freed = max(0, step - climb)
+        return ("offload",) * (low - freed) + (dry[-1],) * freed + upper
+
+    return at, climb + low
 
 
 def _fit(option: Work, budget: Budget) -> Estimate | None:
     """The highest step of the ladder that fits, as an estimate; None when its first doesn't."""
-    hull, layers = _hull(option, budget), option.model.shape.layers
+    policies, high = _ladder(option, budget)
 
     def at(step: int) -> Estimate | None:
-        answer = estimate_work(option.but(policy=_mixed(hull, layers, step)), budget.gpu)
+        answer = estimate_work(option.but(policy=policies(step)), budget.gpu)
         inside = answer.total * (1 + SAFETY) <= budget.device and answer.host <= budget.host
         return answer if inside else None
 
-    low, high = 0, (len(hull) - 1) * layers
     top = at(high)
     if top is not None:
         return top
-    bottom = at(low)
-    while bottom is None and low < high:  # RAM too small to offload every layer: begin higher up
-        low += layers
-        bottom = at(min(low, high))
-    if bottom is None:
+    low, best = 0, at(0)
+    if best is None:
         return None
     while high - low > 1:
         middle = (low + high) // 2
@@ -181,19 +196,24 @@ def _fit(option: Work, budget: Budget) -> Estimate | None:
         if answer is None:
             high = middle
         else:
-            low, bottom = middle, answer
-    return bottom
+            low, best = middle, answer
+    return best
 
 
 def _refusal(work: Work, budget: Budget) -> str:
+    """What it would take at its leanest, and the cheapest changes that would fit."""
     leanest = (estimate_work(option.but(policy="offload"), budget.gpu) for option in _options(work))
     least = min(leanest, key=lambda estimate: estimate.total)
+    says = f"{least.total_gb:.1f} GB and {least.host / GB:.1f} GB of RAM"
+    offload = least.host <= budget.host
+    if not offload:
+        says += f", of which {budget.host / GB:.1f} GB may be used"
+        least = estimate_work(least.work.but(policy="lean"), budget.gpu)
     lines = [
-        f"{work} does not fit {budget.device / GB:.1f} GB of {budget.gpu.name}: at its leanest it takes "
-        f"{least.total_gb:.1f} GB and {least.host / GB:.1f} GB of RAM."
+        f"{work} does not fit {budget.device / GB:.1f} GB of {budget.gpu.name}: "
+        f"at its leanest it takes {says}."
     ]
-    room = int(budget.device / (1 + SAFETY))
-    changes = changes_to_fit(least.work, budget.gpu, room)
+    changes = changes_to_fit(least.work, budget.gpu, int(budget.device / (1 + SAFETY)), offload=offload)
     lines += [f"  {number}. {change}" for number, change in enumerate(changes, 1)]
     if not changes:
         card = smallest_card(least.work)

@@ -1,0 +1,92 @@
+"""`sloth-nb estimate MODEL`: what a run will take, what fits, what to change; from a config, in a blink."""
+
+import argparse
+import json
+
+from sloth_nb.memory import (
+    GB,
+    METHODS,
+    OPTIMISERS,
+    POLICIES,
+    TASKS,
+    Budget,
+    Estimate,
+    Work,
+    device_for,
+    estimate_work,
+    plan,
+)
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="catalogue name, hub id, a folder or a config.json")
+    parser.add_argument("--gpu", help="a card's name, or cpu (default: this machine's)")
+    parser.add_argument("--method", choices=METHODS, default="qlora")
+    parser.add_argument("--task", choices=TASKS, default="sft")
+    parser.add_argument("--batch", type=int, default=2, help="sequences at a time")
+    parser.add_argument("--seq", "--length", dest="length", type=int, default=2048, help="tokens a sequence")
+    parser.add_argument("--rank", type=int, default=16, help="of the LoRA")
+    parser.add_argument("--policy", choices=POLICIES, default="recompute", help="what becomes of activations")
+    parser.add_argument("--optimiser", choices=OPTIMISERS, default="adamw_8bit")
+    parser.add_argument("--accumulation", type=int, default=1, help="batches a step")
+    parser.add_argument("--gpus", type=int, default=1, help="how many such cards")
+    parser.add_argument("--plan", action="store_true", help="choose the policies so that it is fast and fits")
+    parser.add_argument("--ram", type=float, help="GB of host memory, for the plan (default: this machine's)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the estimate. 0: it fits; 1: it doesn't, or can't be said; the text says what to do."""
+    names = ("method", "task", "batch", "length", "rank", "policy", "optimiser", "accumulation", "gpus")
+    work = Work.of(options.model, **{name: getattr(options, name) for name in names})
+    card = device_for(options.gpu)
+    lines = []
+    if options.plan:
+        made = plan(work, Budget.of(card, ram_gb=options.ram))
+        answer, lines = made.estimate, [str(made)]
+    else:
+        answer = estimate_work(work, card)
+    if options.json:
+        print(json.dumps(as_data(answer), indent=2))
+    else:
+        print("\n".join([*lines, str(answer), *_outlook(answer)]))
+    return 0 if answer.fits else 1
+
+
+def as_data(answer: Estimate) -> dict[str, object]:
+    """The answer as plain data."""
+    work = answer.work
+    return {
+        "model": work.model.name,
+        "gpu": answer.gpu.name,
+        "method": work.method,
+        "task": work.task,
+        "batch": work.batch,
+        "length": work.length,
+        "fits": answer.fits,
+        "total_bytes": answer.total,
+        "tensor_bytes": answer.tensors,
+        "reserved_bytes": answer.reserved,
+        "host_bytes": answer.host,
+        "moment": answer.moment,
+        "kinds": answer.kinds,
+        "longest_context": answer.longest_context(),
+        "largest_batch": answer.largest_batch(),
+        "changes": [str(change) for change in answer.changes()],
+        "notes": list(answer.notes),
+    }
+
+
+def _outlook(answer: Estimate) -> list[str]:
+    if answer.fits:
+        free = (answer.gpu.memory - answer.total) / GB
+        return [
+            f"{free:.1f} GB are left. Longest context {answer.longest_context():,} tokens, "
+            f"largest batch {answer.largest_batch():,}."
+        ]
+    changes = answer.changes()
+    if not changes:
+        return ["No change of settings makes it fit."]
+    return ["It fits if you:", *(f"  {number}. {change}" for number, change in enumerate(changes, 1))]

@@ -1,0 +1,59 @@
+"""`sloth-nb estimate`: text or JSON, exit codes that a script can use."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from sloth_nb import cli
+from sloth_nb.memory import estimate
+
+
+def test_it_says_what_the_library_says_and_ends_with_0_when_it_fits(capsys):
+    assert cli.main(["estimate", "qwen3-14b", "--gpu", "T4", "--seq", "2048"]) == 0
+    said = capsys.readouterr().out
+    assert str(estimate("qwen3-14b", gpu="T4", length=2048)) in said
+    assert "Longest context" in said
+
+
+def test_it_ends_with_1_and_the_changes_when_it_does_not_fit(capsys):
+    assert cli.main(["estimate", "qwen3-14b", "--gpu", "T4", "--seq", "16384"]) == 1
+    assert "It fits if you:\n  1. " in capsys.readouterr().out
+
+
+def test_json_has_every_number(capsys):
+    cli.main(["estimate", "llama-3.1-8b", "--gpu", "A100", "--batch", "4", "--json"])
+    data = json.loads(capsys.readouterr().out)
+    answer = estimate("llama-3.1-8b", gpu="A100", batch=4)
+    assert data["total_bytes"] == answer.total == sum(data["kinds"].values())
+    assert data["longest_context"] == answer.longest_context() and data["fits"]
+
+
+def test_a_plan_fits_where_the_plain_run_does_not(capsys):
+    call = ["estimate", "llama-3.1-8b", "--gpu", "T4", "--seq", "8192"]
+    assert cli.main(call) == 1
+    assert cli.main([*call, "--plan", "--ram", "64"]) == 0
+    assert "Plan for llama-3.1-8b" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["qwen3-15b"], "Nearest: qwen3-14b"),
+        (["qwen3-14b", "--gpu", "RTX 4099"], "RTX 4090"),
+        (["qwen3-14b", "--batch", "0"], "batch is 0"),
+        (["."], "There is no config.json"),
+    ],
+)
+def test_a_wrong_question_gets_one_sentence(arguments, said, capsys):
+    assert cli.main(["estimate", *arguments]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_it_answers_without_torch():
+    program = (
+        "import sys; from sloth_nb.cli import main; main(['estimate', 'qwen3-14b', '--gpu', 'T4']);"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)

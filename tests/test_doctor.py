@@ -1,0 +1,88 @@
+"""`sloth-nb doctor` on machines that we don't have."""
+
+from dataclasses import replace
+
+import pytest
+
+from sloth_nb import catalog, cli, doctor
+from sloth_nb.memory.machine import Device
+
+GIB = 2**30
+HERE = doctor.Machine(
+    python="3.11.7",
+    system="Linux x86_64",
+    versions={"torch": "2.13.0", "transformers": "5.23.0", "triton": "3.7.1", "bitsandbytes": "0.50.2"},
+    cards=[Device(catalog.gpu("H200"), 130 * GIB)],
+    ram_gib=64.0,
+    disk_gib=500.0,
+    requirements=["torch>=2.8", "transformers<6,>=5.12", 'bitsandbytes>=0.49; extra == "gpu"'],
+    torch_cuda="12.8",
+    torch_triton="triton==3.7.1",
+    token=True,
+)
+
+
+def said(machine):
+    return "\n".join(map(str, doctor.examine(machine)))
+
+
+def wrong(machine):
+    return [finding.text for finding in doctor.examine(machine) if finding.look == "bad"]
+
+
+def test_a_good_machine_has_nothing_wrong():
+    assert wrong(HERE) == []
+    assert "GPU 0: H200, 130.0 of 139.8 GB free" in said(HERE)
+    assert "Attention: cuDNN" in said(HERE) and "Kernels: Triton" in said(HERE)
+
+
+@pytest.mark.parametrize(
+    ("card", "attention", "kernels"),
+    [
+        ("T4", "memory-efficient", "products by cuBLAS"),
+        ("P100", "memory-efficient", "Triton needs compute capability 7.0"),
+        ("A100", "the flash kernel", "Kernels: Triton"),
+    ],
+)
+def test_it_says_what_will_run_on_the_card(card, attention, kernels):
+    machine = replace(HERE, cards=[Device(catalog.gpu(card), GIB)])
+    assert attention in said(machine) and kernels in said(machine)
+
+
+def test_a_torch_without_cuda_beside_a_card_is_wrong():
+    assert any("built without CUDA" in text for text in wrong(replace(HERE, torch_cuda=None)))
+    assert wrong(replace(HERE, torch_cuda=None, cards=[])) == []
+
+
+def test_a_version_outside_its_range_is_wrong_and_named():
+    old = replace(HERE, versions={**HERE.versions, "transformers": "4.57.0"})
+    assert any("transformers 4.57.0 is outside" in text for text in wrong(old))
+    missing = replace(HERE, versions={"torch": "2.13.0"})
+    assert any("transformers is missing" in text for text in wrong(missing))
+
+
+def test_an_extra_that_is_not_there_is_no_fault():
+    without = {name: version for name, version in HERE.versions.items() if name != "bitsandbytes"}
+    machine = replace(HERE, versions=without)
+    assert wrong(machine) == [] and "No bitsandbytes" in said(machine)
+
+
+def test_a_triton_that_torch_was_not_built_for_is_noted():
+    machine = replace(HERE, versions={**HERE.versions, "triton": "3.9.0"})
+    assert "triton 3.9.0 is not what torch was built for" in said(machine) and wrong(machine) == []
+
+
+def test_a_folder_that_hides_the_kernels_package_is_wrong():
+    assert any("hides" in text for text in wrong(replace(HERE, shadow=True)))
+
+
+def test_two_cards_are_both_named_and_how_to_use_them():
+    machine = replace(HERE, cards=[Device(catalog.gpu("T4"), 14 * GIB)] * 2)
+    assert "GPU 1: T4" in said(machine) and "notebook_launcher" in said(machine)
+
+
+def test_a_token_is_told_of_but_never_shown(monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", "hf_secretsecret")
+    assert cli.main(["doctor"]) in (0, 1)
+    out = capsys.readouterr().out
+    assert "token: found" in out and "secret" not in out
