@@ -1,12 +1,12 @@
 """Conversations: every chat-like shape of row becomes one list of ``{"role", "content", ...}`` messages."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sloth_nb.errors import DatasetError
 
-__all__ = ["ROLE_ALIASES", "normalise_messages", "to_messages"]
+__all__ = ["ROLE_ALIASES", "message_reader", "normalise_messages", "to_messages"]
 
 # What data sets call the speakers. Unknown names are an error: a guessed speaker would be trained on wrongly.
 ROLE_ALIASES = {
@@ -135,34 +135,50 @@ def to_messages(row: Mapping[str, Any], schema: Any) -> list[dict[str, Any]]:
     Raises:
         DatasetError: the row doesn't hold what the schema says.
     """
+    return message_reader(schema)(row)
+
+
+def message_reader(schema: Any) -> Callable[[Mapping[str, Any]], list[dict[str, Any]]]:
+    """``to_messages`` for many rows of one schema."""
     columns = schema.mapping
     if "messages" in columns:
-        messages = normalise_messages(row[columns["messages"]], {**ROLE_ALIASES, **schema.roles})
-        if (
-            columns.get("system")
-            and row.get(columns["system"])
-            and messages[:1]
-            and messages[0]["role"] != "system"
-        ):
-            messages.insert(0, {"role": "system", "content": str(row[columns["system"]])})
+        return _turns_reader(columns["messages"], columns.get("system"), {**ROLE_ALIASES, **schema.roles})
+    return _pair_reader(columns["user"], columns.get("context"), columns.get("system"), columns["assistant"])
+
+
+def _turns_reader(turns: str, system: str | None, aliases: Mapping[str, str]) -> Callable:
+    def read(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        messages = normalise_messages(row[turns], aliases)
+        if system and row.get(system) and messages[:1] and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": str(row[system])})
         return messages
-    question = _cell(row, columns["user"])
-    context = _cell(row, columns["context"]) if columns.get("context") else ""
-    messages = [{"role": "user", "content": f"{question}\n\n{context}" if context else question}]
-    if columns.get("system") and (system := _cell(row, columns["system"])):
-        messages.insert(0, {"role": "system", "content": system})
-    answer = _cell(row, columns["assistant"])
-    if not question.strip() and not context.strip():
-        raise DatasetError(f"column {columns['user']!r} is empty")
-    if not answer.strip():
-        raise DatasetError(f"column {columns['assistant']!r} is empty")
-    return [*messages, {"role": "assistant", "content": answer}]
+
+    return read
+
+
+def _pair_reader(user: str, context: str | None, system: str | None, assistant: str) -> Callable:
+    def read(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        question, answer = _cell(row, user), _cell(row, assistant)
+        if context and (more := _cell(row, context)):
+            question = f"{question}\n\n{more}" if question else more
+        if not question or question.isspace():
+            raise DatasetError(f"column {user!r} is empty")
+        if not answer or answer.isspace():
+            raise DatasetError(f"column {assistant!r} is empty")
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        if system and (said := _cell(row, system)):
+            messages.insert(0, {"role": "system", "content": said})
+        return messages
+
+    return read
 
 
 def _cell(row: Mapping[str, Any], column: str) -> str:
     value = row.get(column)
+    if isinstance(value, str):
+        return value
     if value is None:
         return ""
-    if isinstance(value, (str, int, float)):
+    if isinstance(value, (int, float)):
         return str(value)
     raise DatasetError(f"column {column!r} holds {type(value).__name__}, not text")

@@ -4,21 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from sloth_nb.data.conversation import to_messages
-from sloth_nb.data.packing import pack
+from sloth_nb.data.assemble import Assembly
+from sloth_nb.data.conversation import message_reader
 from sloth_nb.data.reading import OnError, load_data
 from sloth_nb.data.report import DataReport
 from sloth_nb.data.schema import Schema, recognise
+from sloth_nb.data.skeleton import FastTemplate
 from sloth_nb.data.template import ChatTemplate, Rendered, TrainOn
 from sloth_nb.data.tokenise import Encoded, RowEncoder
 from sloth_nb.errors import DatasetError, SlothError, TemplateError
 
 __all__ = ["Prepared", "prepare"]
 
-BATCH = 1000
-IGNORED = -100
+BATCH = 4000  # rows that are encoded at once: enough for all cores, about 60 MB
 
 
 @dataclass
@@ -83,25 +81,25 @@ def prepare(
             schema, encoder, ChatTemplate(tokenizer, **(template_kwargs or {})), train_on
         )
     report.mask = reader.mask
-    rows: list[Encoded] = []
+    rows = Assembly(max_length, report)
     for start in range(0, len(dataset), BATCH):
         batch = dataset[start : start + BATCH]
         batch_rows = [dict(zip(batch, cells, strict=True)) for cells in zip(*batch.values(), strict=True)]
-        for encoded in reader.encode(batch_rows, start, on_error, report):
-            _keep(encoded, rows, max_length, report)
-    if not rows:
+        rows.add(reader.encode(batch_rows, start, on_error, report))
+    if not len(rows):
         raise DatasetError(
             f"Not one of the {report.rows:,} rows can be trained on: {report.why_dropped()}.{_advice(report)}"
         )
-    report.kept = len(rows)
-    return Prepared(_to_dataset(rows, packing, max_length, report), report, schema)
+    return Prepared(rows.dataset(packing=packing), report, schema)
 
 
 class _ConversationRows:
     """Rows that a chat template writes as text."""
 
     def __init__(self, schema: Schema, encoder: RowEncoder, template: ChatTemplate, train_on: TrainOn):
-        self.schema, self.encoder, self.template, self.train_on = schema, encoder, template, train_on
+        self.schema, self.encoder, self.train_on = schema, encoder, train_on
+        self.template = FastTemplate(template)
+        self.read = message_reader(schema)
         source = (
             "the template's generation markers"
             if template.has_markers
@@ -114,26 +112,20 @@ class _ConversationRows:
         }[train_on]
 
     def encode(self, rows: list[dict], start: int, on_error: OnError, report: DataReport) -> list[Encoded]:
-        texts, spans = [], []
-        for number, row in enumerate(rows, start + 1):
-            if (rendered := self._render(row, number, on_error, report)) is None:
-                continue
-            texts.append(rendered.text)
-            if self.train_on == "all":
-                spans.append(None)
-            else:
-                spans.append(rendered.spans if self.train_on == "assistant" else rendered.spans[-1:])
-        return self.encoder.conversations(texts, spans)
+        rendered = (self._render(row, number, on_error, report) for number, row in enumerate(rows, start + 1))
+        return self.encoder.conversations([row for row in rendered if row is not None])
 
     def _render(self, row: dict, number: int, on_error: OnError, report: DataReport) -> Rendered | None:
         try:
-            messages = to_messages(row, self.schema)
+            messages = self.read(row)
             if not messages:
                 report.drop("empty", f"row {number:,}")
                 return None
-            if self.train_on == "all":
-                return Rendered(self.template.render(messages, self._tools(row)), [])
-            return self.template.render_with_spans(messages, self._tools(row))
+            rendered = self.template.render_with_spans(messages, self._tools(row))
+            if self.train_on == "assistant":
+                return rendered
+            everything = [(0, len(rendered.text))]
+            return Rendered(rendered.text, rendered.spans[-1:] if self.train_on == "last" else everything)
         except SlothError as error:
             reason = "refused" if isinstance(error, TemplateError) else "broken"
             if on_error == "raise":
@@ -186,23 +178,6 @@ def _check_columns(schema: Schema, names: list[str]) -> None:
         raise DatasetError('mapping needs "messages", or "text", or both "user" and "assistant".')
 
 
-def _keep(encoded: Encoded, rows: list[Encoded], max_length: int | None, report: DataReport) -> None:
-    """Counts one row and cuts it; leaves it out when nothing of it would be learnt."""
-    trainable = np.any(encoded.labels != IGNORED)
-    report.longest = max(report.longest, len(encoded.ids))
-    if max_length is not None and len(encoded.ids) > max_length:
-        report.truncated += 1
-        encoded = Encoded(encoded.ids[:max_length], encoded.labels[:max_length], encoded.resplit)
-    # The first token has nothing before it that could predict it.
-    if not np.any(encoded.labels[1:] != IGNORED):
-        report.drop("cut" if trainable and len(encoded.ids) == max_length else "masked")
-        return
-    report.resplit += encoded.resplit
-    report.tokens += len(encoded.ids)
-    report.trained_tokens += int(np.count_nonzero(encoded.labels != IGNORED))
-    rows.append(encoded)
-
-
 def _advice(report: DataReport) -> str:
     if report.dropped.get("cut", 0) * 2 >= report.rows:
         return (
@@ -210,33 +185,3 @@ def _advice(report: DataReport) -> str:
             "Raise max_length."
         )
     return "\n  Look at one row as the template writes it: ChatTemplate(tokenizer).render(messages)."
-
-
-def _to_dataset(rows: list[Encoded], packing: bool, max_length: int | None, report: DataReport) -> Any:
-    import datasets
-    import pyarrow
-
-    groups = [[i] for i in range(len(rows))]
-    if packing:
-        groups = pack([len(row.ids) for row in rows], max_length or 0)
-        report.packs = len(groups)
-        report.fill = report.tokens / (len(groups) * (max_length or 1))
-    ids = np.concatenate([rows[i].ids for group in groups for i in group])
-    labels = np.concatenate([rows[i].labels for group in groups for i in group])
-    lengths = [[len(rows[i].ids) for i in group] for group in groups]
-    if packing:
-        firsts = np.concatenate([[0], np.cumsum([n for group in lengths for n in group])[:-1]])
-        labels[firsts] = IGNORED
-    offsets = np.concatenate([[0], np.cumsum([sum(group) for group in lengths])])
-    columns = {"input_ids": _lists(ids, offsets), "labels": _lists(labels, offsets)}
-    if packing:
-        columns["seq_lengths"] = pyarrow.array(lengths, type=pyarrow.list_(pyarrow.int32()))
-    return datasets.Dataset(pyarrow.table(columns))
-
-
-def _lists(values: np.ndarray, offsets: np.ndarray) -> Any:
-    import pyarrow
-
-    kind = pyarrow.LargeListArray if len(values) > np.iinfo(np.int32).max else pyarrow.ListArray
-    width = np.int64 if kind is pyarrow.LargeListArray else np.int32
-    return kind.from_arrays(pyarrow.array(offsets.astype(width)), pyarrow.array(values, type=pyarrow.int32()))

@@ -50,10 +50,15 @@ class ChatTemplate:
         self.kwargs = kwargs
 
     @property
+    def text(self) -> str:
+        """The template's own Jinja."""
+        template = self.tokenizer.chat_template
+        return template["default"] if isinstance(template, dict) else template
+
+    @cached_property
     def has_markers(self) -> bool:
         """Whether the template says itself which part the assistant writes."""
-        template = self.tokenizer.chat_template
-        return bool(_MARKERS.search(template["default"] if isinstance(template, dict) else template))
+        return bool(_MARKERS.search(self.text))
 
     def render(self, messages: list[dict], tools: list | None = None, *, generate: bool = False) -> str:
         """The conversation as text.
@@ -122,27 +127,43 @@ class ChatTemplate:
     ) -> tuple[int, int]:
         """The span of turn ``i`` when the template writes it differently in the middle than at the end.
 
-        The turn's content is exchanged for characters that occur nowhere; what the two texts don't share is
-        the turn.
+        The turn is exchanged for characters that occur nowhere; what the two texts don't share is the turn.
         """
-        mark = _OPEN + "x" + _CLOSE
-        other = self.render(
-            [*messages[:i], {"role": "assistant", "content": mark}, *messages[i + 1 :]], tools
-        )
-        at = other.find(mark)
-        if at < 0 or _OPEN in text or _CLOSE in text:
-            raise TemplateError("the chat template doesn't show where the assistant's turn lies")
-        shared = len(other) - at - len(mark)
-        tail = _common_suffix(text, other, min(shared, len(text) - floor))
+        if _OPEN in text or _CLOSE in text:
+            raise TemplateError(
+                "the conversation holds the characters U+E0F0 or U+E0F1, which mark turns here"
+            )
+        other, at = self._exchanged(messages, tools, i)
+        tail = _common_suffix(text, other, len(text) - floor)
         head = _common_prefix(text, other, min(at, len(text) - tail))
         end = len(text) - tail
-        if text.startswith(self.end_of_turn, end):
-            end += len(self.end_of_turn)
+        if (close := self.end_of_turn) and text.startswith(close, end):
+            end += len(close)
         if start is None:
-            prompt = self.generation_prompt
-            found = text.rfind(prompt, floor, head + 1) if prompt else -1
-            start = found + len(prompt) if found >= 0 and found + len(prompt) <= head else head
-        return start, end
+            start = self._start_of_turn(text, floor, head)
+            if start is None and i and messages[i - 1]["role"] == "assistant":
+                start = floor  # two turns written as one: what joins them is the assistant's too
+        return head if start is None else start, end
+
+    def _exchanged(self, messages: list[dict], tools: list | None, i: int) -> tuple[str, int]:
+        """The conversation with turn ``i`` replaced, and where the replacement begins."""
+        mark = _OPEN + "x" + _CLOSE
+        other = self._try([*messages[:i], {"role": "assistant", "content": mark}, *messages[i + 1 :]], tools)
+        if other is None:  # a tool's answer may need the call before it: keep the call, change its words
+            other = self._try([*messages[:i], _marked(messages[i], mark), *messages[i + 1 :]], tools)
+        at = -1 if other is None else other.find(mark)
+        if other is None or at < 0:
+            raise TemplateError("the chat template doesn't show where the assistant's turn lies")
+        return other, at
+
+    def _start_of_turn(self, text: str, floor: int, head: int) -> int | None:
+        """Where the assistant began to speak, between ``floor`` and the first character surely its own."""
+        if prompt := self.generation_prompt:
+            found = text.rfind(prompt, floor, head)
+            return found + len(prompt) if found >= 0 else None
+        if self._own_prefix and text.endswith(self._own_prefix, floor, head):
+            return head - len(self._own_prefix)
+        return None
 
     def _end_of_turn(self, text: str, start: int) -> int:
         """The end of the last turn of ``text``: its end-of-turn token, or its last character but space."""
@@ -178,6 +199,14 @@ class ChatTemplate:
         return prompted[len(plain) :] if prompted.startswith(plain) else ""
 
     @cached_property
+    def _own_prefix(self) -> str:
+        """What the assistant itself says before its content (a space, an empty thought)."""
+        user = {"role": "user", "content": "x"}
+        asked = self.render([user], generate=True)
+        answered = self.render([user, {"role": "assistant", "content": _OPEN}])
+        return answered[len(asked) : answered.find(_OPEN)] if answered.startswith(asked) else ""
+
+    @cached_property
     def end_of_turn(self) -> str:
         """What closes an assistant's turn, to the end of its first special token; "" when there is none."""
         after = self._probe[2]
@@ -201,6 +230,19 @@ class ChatTemplate:
     def _without_end(self, between: str) -> str:
         """A separator without the end of the turn before it, nor a space that its next word takes."""
         return between.removeprefix(self.end_of_turn).lstrip().rstrip(" ") or between.strip(" ")
+
+
+def _marked(message: dict, mark: str) -> dict:
+    """A message whose every text ends in ``mark``."""
+
+    def visit(value: Any, key: str = "") -> Any:
+        if isinstance(value, str):
+            return value if key in ("role", "type", "id") else value + mark
+        if isinstance(value, dict):
+            return {k: visit(v, k) for k, v in value.items()}
+        return [visit(v) for v in value] if isinstance(value, list) else value
+
+    return visit(message)
 
 
 def _common_prefix(a: str, b: str, limit: int) -> int:

@@ -1,4 +1,4 @@
-"""Tokenising rendered text once, and turning spans of characters into labels on tokens.
+"""Tokenising rendered text once, and turning spans of characters into ranges of trained tokens.
 
 A token that reaches across a span's edge would be half the prompt's and half the answer's. Such a row is
 encoded in pieces cut at that edge, which is also what generation does: the prompt's tokens are given, the
@@ -9,22 +9,43 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
+from sloth_nb.data.template import Rendered
 from sloth_nb.errors import TemplateError
 
-__all__ = ["Encoded", "RowEncoder"]
+__all__ = ["IGNORED", "Encoded", "RowEncoder"]
 
 IGNORED = -100
 
 
-@dataclass
+@dataclass(slots=True)
 class Encoded:
-    """One row's ids and labels (int32, same length); ``resplit`` when it had to be encoded in pieces."""
+    """One row: its ids, each (start, end) range of trained tokens, and whether it was encoded in pieces."""
 
-    ids: np.ndarray
-    labels: np.ndarray
+    ids: list[int]
+    trained: list[tuple[int, int]]
     resplit: bool = False
+
+    @property
+    def labels(self) -> list[int]:
+        """The ids where they are trained, -100 elsewhere."""
+        labels = [IGNORED] * len(self.ids)
+        for start, end in self.trained:
+            labels[start:end] = self.ids[start:end]
+        return labels
+
+    def cut(self, length: int) -> "Encoded":
+        """The first ``length`` tokens."""
+        ranges = [(start, min(end, length)) for start, end in self.trained if start < length]
+        return Encoded(self.ids[:length], ranges, self.resplit)
+
+    def count_trained(self) -> int:
+        """How many tokens are learnt. The first of a row has nothing before it that could predict it."""
+        count = 0
+        for start, end in self.trained:
+            count += end - start
+            if start == 0 < end:
+                count -= 1
+        return count
 
 
 class RowEncoder:
@@ -44,21 +65,20 @@ class RowEncoder:
             )
         self.backend = tokenizer.backend_tokenizer
         self.bos_id, self.eos_id = tokenizer.bos_token_id, tokenizer.eos_token_id
-        bare = self._encode(["a"])[0].ids
+        bare = self.encode(["a"])[0].ids
         full = self.backend.encode("a").ids
         self.adds_bos = self.bos_id is not None and full[:1] == [self.bos_id] and bare[:1] != [self.bos_id]
 
-    def _encode(self, texts: list[str]) -> list[Any]:
+    def encode(self, texts: list[str]) -> list[Any]:
+        """The backend's encodings; special tokens only where the text holds them."""
         self.backend.no_truncation()
         self.backend.no_padding()
         return self.backend.encode_batch(texts, add_special_tokens=False)
 
-    def conversations(self, texts: list[str], spans: list[list[tuple[int, int]] | None]) -> list[Encoded]:
-        """Templated texts, special tokens and all. A row whose spans are None is trained whole."""
-        return [
-            self._masked(text, encoding, found)
-            for text, encoding, found in zip(texts, self._encode(texts), spans, strict=True)
-        ]
+    def conversations(self, rendered: list[Rendered]) -> list[Encoded]:
+        """Templated rows, special tokens and all, trained where their spans are."""
+        encodings = self.encode([row.text for row in rendered])
+        return [self._masked(row, encoding) for row, encoding in zip(rendered, encodings, strict=True)]
 
     def plain(self, texts: list[str], *, closed: tuple[str, ...] = ()) -> list[Encoded]:
         """Raw texts, trained whole: one BOS before when the tokenizer uses one, one EOS after.
@@ -67,49 +87,40 @@ class RowEncoder:
             closed: endings after which no EOS is added (a template's end of turn).
         """
         rows = []
-        for text, encoding in zip(texts, self._encode(texts), strict=True):
+        for text, encoding in zip(texts, self.encode(texts), strict=True):
             ids = encoding.ids
             if self.adds_bos and ids[:1] != [self.bos_id]:
                 ids = [self.bos_id, *ids]
             if self.eos_id is not None and ids[-1:] != [self.eos_id] and not text.rstrip().endswith(closed):
                 ids = [*ids, self.eos_id]
-            array = np.array(ids, dtype=np.int32)
-            rows.append(Encoded(array, array.copy()))
+            rows.append(Encoded(ids, [(0, len(ids))]))
         return rows
 
-    def _masked(self, text: str, encoding: Any, spans: list[tuple[int, int]] | None) -> Encoded:
-        ids = np.array(encoding.ids, dtype=np.int32)
-        if spans is None:
-            return Encoded(ids, ids.copy())
-        labels = np.full(len(ids), IGNORED, dtype=np.int32)
-        for start, end in spans:
+    def _masked(self, row: Rendered, encoding: Any) -> Encoded:
+        to_token, to_chars = encoding.char_to_token, encoding.token_to_chars
+        trained = []
+        for start, end in row.spans:
             if start >= end:
                 continue
-            first, last = encoding.char_to_token(start), encoding.char_to_token(end - 1)
-            if first is None or last is None or self._crosses(encoding, first, last, start, end):
-                return self._in_pieces(text, spans)
-            labels[first : last + 1] = ids[first : last + 1]
-        return Encoded(ids, labels)
+            first, last = to_token(start), to_token(end - 1)
+            if first is None or last is None or to_chars(first)[0] != start or to_chars(last)[1] != end:
+                return self._in_pieces(row)
+            # A character of several tokens belongs to them all: char_to_token names the first.
+            while first and to_chars(first - 1)[1] > start:
+                first -= 1
+            while (beyond := to_chars(last + 1)) is not None and beyond[0] < end:
+                last += 1
+            trained.append((first, last + 1))
+        return Encoded(encoding.ids, trained)
 
-    @staticmethod
-    def _crosses(encoding: Any, first: int, last: int, start: int, end: int) -> bool:
-        before = first > 0 and encoding.token_to_chars(first - 1)
-        return (
-            encoding.token_to_chars(first)[0] != start
-            or encoding.token_to_chars(last)[1] != end
-            or bool(before and before[1] > start)
-        )
-
-    def _in_pieces(self, text: str, spans: list[tuple[int, int]]) -> Encoded:
-        edges = sorted({0, len(text), *(edge for span in spans for edge in span)})
-        trained = set(spans)
+    def _in_pieces(self, row: Rendered) -> Encoded:
+        edges = sorted({0, len(row.text), *(edge for span in row.spans for edge in span)})
+        wanted = set(row.spans)
         pieces = list(pairwise(edges))
-        encodings = self._encode([text[a:b] for a, b in pieces])
-        ids = np.concatenate([np.array(e.ids, dtype=np.int32) for e in encodings])
-        labels = [
-            np.array(e.ids, dtype=np.int32)
-            if piece in trained
-            else np.full(len(e.ids), IGNORED, dtype=np.int32)
-            for piece, e in zip(pieces, encodings, strict=True)
-        ]
-        return Encoded(ids, np.concatenate(labels), resplit=True)
+        ids: list[int] = []
+        trained = []
+        for piece, encoding in zip(pieces, self.encode([row.text[a:b] for a, b in pieces]), strict=True):
+            if piece in wanted:
+                trained.append((len(ids), len(ids) + len(encoding.ids)))
+            ids += encoding.ids
+        return Encoded(ids, trained, resplit=True)
