@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.browser.accessibility import UNNAMED
+
 pytestmark = pytest.mark.browser
 
 TURN = ".sloth-turn"
@@ -82,7 +84,7 @@ def test_everything_can_be_done_with_the_keyboard(talking):
     for name in ("Message", "Send", "Clear", "Settings", "System prompt", "Temperature", "Top-p", "Length"):
         assert name in reached, reached
     assert any("Compare" in name for name in reached)
-    unnamed = page.evaluate(_UNNAMED)
+    unnamed = page.evaluate(UNNAMED)
     assert not unnamed, f"controls without a name: {unnamed}"
 
 
@@ -90,11 +92,6 @@ _NAME_OF_FOCUS = """() => {
     const at = document.activeElement;
     return at.labels?.[0]?.innerText.trim() || at.innerText?.trim() || at.ariaLabel || at.title;
 }"""
-
-_UNNAMED = """() => [...document.querySelectorAll(
-    '.sloth-panel :is(button, input, select, textarea, [role=button], [role=img], [role=progressbar])'
-)].filter(at => !(at.labels?.[0]?.innerText.trim() || at.ariaLabel || at.innerText?.trim() || at.title))
-  .map(at => at.outerHTML.slice(0, 120))"""
 
 
 def test_hostile_text_stays_text(notebook, shot):

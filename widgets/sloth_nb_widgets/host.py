@@ -13,19 +13,21 @@ __all__ = ["HOSTS", "Host", "current", "detect"]
 class Host:
     """What a front end can show.
 
-    ``name``: lab, notebook, colab, kaggle, vscode, voila, headless (a kernel that nobody watches: nbclient,
-    papermill, nbconvert, a batch run) or script (no kernel at all).
+    ``name``: lab, notebook, colab, kaggle, vscode, voila; runner (``sloth-nb run``) or headless (any other
+    that executes a notebook unwatched: papermill, nbconvert, a batch run); script (no kernel at all).
     """
 
     name: str
     widgets: bool  # draws ipywidgets and sends their clicks back
     displays: bool  # keeps HTML outputs, and updates them in place
+    log: bool = False  # only what is printed tells how things go
 
 
 HOSTS = {
     **{name: Host(name, True, True) for name in ("lab", "notebook", "colab", "kaggle", "vscode", "voila")},
-    "headless": Host("headless", False, True),
-    "script": Host("script", False, False),
+    "runner": Host("runner", False, True),  # it follows a run's events itself
+    "headless": Host("headless", False, True, log=True),
+    "script": Host("script", False, False, log=True),
 }
 
 _RUNNERS = ("papermill", "nbconvert", "nbclient", "jupyter-execute", "nbmake")
@@ -71,6 +73,8 @@ def _name(
     command = parent_command()
     if not served and any(runner in command for runner in _RUNNERS):
         return "headless"
+    if not served and ("sloth-nb" in command or "sloth_nb" in command):
+        return "runner"
     return "notebook" if "notebook" in command and "lab" not in command else "lab"
 
 

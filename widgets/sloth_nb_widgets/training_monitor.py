@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import ipywidgets as widgets
 
 from sloth_nb.training.events import RunEvent
+from sloth_nb.training.progress import progress_line
 from sloth_nb.training.run import Run
 
 from . import controls, host, plot
@@ -48,7 +49,7 @@ class TrainingMonitor(Panel):
     """
 
     seconds_between_updates: ClassVar[float] = 0.5
-    seconds_between_lines: ClassVar[float] = 5.0  # where nobody can see a widget
+    seconds_between_lines: ClassVar[float] = 5.0  # where only a log is read
     seconds_between_announcements: ClassVar[float] = 5.0  # a screen reader must get a word in
     snapshot_delay: ClassVar[float] = 15.0
 
@@ -84,7 +85,7 @@ class TrainingMonitor(Panel):
             self._settle()
         else:
             self._pulse.poke()
-        if not host.current().widgets:
+        if host.current().log:
             self._printer.now() if event.kind in _OVER else self._printer.poke()
 
     def _draw(self) -> None:
@@ -95,13 +96,13 @@ class TrainingMonitor(Panel):
 
     def _print(self) -> None:
         if self._shown or host.current().name == "script":
-            print(view.progress_line(self.run), flush=True)
+            print(progress_line(self.run.history), flush=True)
 
     def _announce(self) -> None:
         now = time.monotonic()
         if self._state == "running" and now - self._said >= self.seconds_between_announcements:
             self._said = now
-            self.say(view.progress_line(self.run), "heard")
+            self.say(progress_line(self.run.history), "heard")
 
     def _resume(self) -> None:
         """The run trains (again): the live widget takes its place back."""

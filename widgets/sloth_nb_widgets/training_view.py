@@ -4,6 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sloth_nb.memory import GB
+from sloth_nb.training.progress import duration
+
 from .html import Markup, element, join, numbers_table
 from .plot import Chart, Figure, Line, format_number
 
@@ -11,14 +14,14 @@ if TYPE_CHECKING:
     from sloth_nb.training.history import History
     from sloth_nb.training.run import Run
 
-__all__ = ["figure", "notices", "progress", "progress_line", "seconds", "summary", "table", "tiles"]
+__all__ = ["figure", "joined", "notices", "progress", "summary", "table", "tiles"]
 
 # Small charts below the loss: title, series, colour, factor.
 _SMALL = (
     ("Learning rate", "learning_rate", 2, 1.0),
     ("Gradient norm", "grad_norm", 3, 1.0),
     ("Tokens per second", "tokens_per_second", 7, 1.0),
-    ("Memory, GB", "memory_bytes", 6, 2.0**-30),
+    ("Memory, GB", "memory_bytes", 6, 1 / GB),
 )
 _SMOOTH_FROM = 30  # points from which a smoothed line says more than the raw one
 
@@ -90,11 +93,11 @@ def tiles(history: "History", predicted_bytes: float | None = None) -> Markup:
     left = history.seconds_left()
     shown = [
         ("Step" + of, f"{history.step:,}"),
-        ("Time left", seconds(left) if left is not None else "–"),
+        ("Time left", duration(left) if left is not None else "–"),
         ("Loss", _number(history, "loss")),
         ("Held-out loss", _number(history, "eval_loss")),
         ("Tokens per second", _number(history, "tokens_per_second")),
-        (_memory_name(predicted_bytes), _number(history, "memory_bytes", 2.0**-30, " GB")),
+        (_memory_name(predicted_bytes), _number(history, "memory_bytes", 1 / GB, " GB")),
     ]
     made = [
         element("div", element("b", value), element("span", name), class_="sloth-tile")
@@ -104,7 +107,7 @@ def tiles(history: "History", predicted_bytes: float | None = None) -> Markup:
 
 
 def _memory_name(predicted_bytes: float | None) -> str:
-    return "Peak memory" + (f" (of {predicted_bytes / 2**30:.1f} predicted)" if predicted_bytes else "")
+    return "Peak memory" + (f" (of {predicted_bytes / GB:.1f} predicted)" if predicted_bytes else "")
 
 
 def _number(history: "History", name: str, factor: float = 1.0, unit: str = "") -> str:
@@ -118,7 +121,7 @@ def summary(run: "Run") -> str:
     of = f" of {history.max_steps:,}" if history.max_steps > history.step else ""
     parts = [f"{history.step:,}{of} steps"]
     if (taken := _taken(run)) is not None:
-        parts[0] += f" in {seconds(taken)}"
+        parts[0] += f" in {duration(taken)}"
     for name, series in (("loss", "loss"), ("held-out loss", "eval_loss")):
         first, last = history.first(series), history.latest(series)
         if first is not None and last is not None:
@@ -127,7 +130,7 @@ def summary(run: "Run") -> str:
     if speed is not None:
         parts.append(f"{format_number(speed)} tokens/s")
     if memory is not None:
-        parts.append(f"peak memory {format_number(memory / 2**30)} GB")
+        parts.append(f"peak memory {format_number(memory / GB)} GB")
     return "; ".join(parts) + "."
 
 
@@ -165,36 +168,6 @@ def notices(run: "Run", most: int = 3) -> Markup | None:
         text = f" at step {event.step:,}: {event.data.get('message', '')}"
         items.append(element("li", element("b", sign), text, class_="bad" if failed else "warn"))
     return element("ul", items, class_="sloth-notices")
-
-
-def progress_line(run: "Run") -> str:
-    """One line for a log: ``step 120/600 · loss 1.2 · held out 1.3 · 1,234 tokens/s · 2 GB · 3 min left``."""
-    history = run.history
-    parts = [f"step {history.step}" + (f"/{history.max_steps}" if history.max_steps else "")]
-    for name, series in (("loss", "loss"), ("held out", "eval_loss")):
-        if history.latest(series) is not None:
-            parts.append(f"{name} {_number(history, series)}")
-    if history.latest("tokens_per_second") is not None:
-        parts.append(f"{_number(history, 'tokens_per_second')} tokens/s")
-    if history.latest("memory_bytes") is not None:
-        parts.append(_number(history, "memory_bytes", 2.0**-30, " GB"))
-    left = history.seconds_left()
-    parts.append(f"{seconds(left)} left" if left is not None else str(run.state))
-    return " · ".join(parts)
-
-
-def seconds(value: float) -> str:
-    """A duration as people say it, to two places: 42 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
-    whole = max(0, round(value))
-    for size, unit, below, below_unit in (
-        (86400, "d", 3600, "h"),
-        (3600, "h", 60, "min"),
-        (60, "min", 1, "s"),
-    ):
-        if whole >= size:
-            big, rest = divmod(whole, size)
-            return f"{big} {unit}" + (f" {rest // below} {below_unit}" if rest // below else "")
-    return f"{whole} s"
 
 
 def joined(*parts: Any) -> Markup:
