@@ -9,13 +9,16 @@ from sloth_nb_widgets.pulse import Pulse
 def test_many_pokes_are_few_actions_and_the_last_state_is_seen():
     seen, state = [], [0]
     pulse = Pulse(lambda: seen.append(state[0]), 0.05)
+    begun = time.monotonic()
     for n in range(1, 101):
         state[0] = n
         pulse.poke()
         time.sleep(0.001)
-    time.sleep(0.12)
+    took = time.monotonic() - begun
+    while pulse._timer is not None:
+        time.sleep(0.01)
     assert seen[-1] == 100
-    assert len(seen) <= 8
+    assert len(seen) <= 2 + took / 0.05
 
 
 def test_now_acts_in_this_thread_and_takes_the_pending_one_with_it():
@@ -26,6 +29,13 @@ def test_now_acts_in_this_thread_and_takes_the_pending_one_with_it():
     pulse.now()
     time.sleep(0.3)
     assert threads == [threading.current_thread()] * 2
+
+
+def test_a_slow_action_takes_a_fiftieth_of_the_time_at_most():
+    pulse = Pulse(lambda: time.sleep(0.01), 0.02)
+    begun = time.monotonic()
+    pulse.now()
+    assert pulse._next >= begun + 0.5
 
 
 def test_it_never_acts_twice_at_once():

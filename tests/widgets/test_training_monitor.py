@@ -43,6 +43,13 @@ def finish(run, n, state="finished", **data):
     run.end(state)
 
 
+def wait_until(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def run(tmp_path):
     return Run(tmp_path / RUN_FILE)
@@ -120,10 +127,12 @@ def test_updates_are_gathered_not_queued(front_end, run):
     drawn = []
     monitor._pulse.action = lambda: drawn.append(run.history.step)
     monitor._pulse.seconds = 0.1
+    begun = time.monotonic()
     for n in range(1, 51):
         step(run, n)
-    time.sleep(0.35)
-    assert len(drawn) <= 2 and drawn[-1] == 50
+    took = time.monotonic() - begun
+    wait_until(lambda: drawn and drawn[-1] == 50)
+    assert len(drawn) <= 2 + took / 0.1
 
 
 def test_no_thread_is_left_when_nothing_happens(front_end, run):
@@ -133,8 +142,7 @@ def test_no_thread_is_left_when_nothing_happens(front_end, run):
     started(run)
     step(run, 1)
     finish(run, 1)
-    time.sleep(0.05)
-    assert threading.active_count() <= before
+    wait_until(lambda: threading.active_count() <= before)
 
 
 @pytest.mark.parametrize(("name", "save"), [("Stop and save", True), ("Stop", False)])

@@ -6,11 +6,15 @@ from collections.abc import Callable
 
 __all__ = ["Pulse"]
 
+SHARE = 0.02
+
 
 class Pulse:
     """Calls ``action`` soon after ``poke()``, never two within ``seconds``; what comes between is gathered.
 
-    No thread waits while there is nothing to do. ``action`` never runs twice at once.
+    An action that takes long is called more rarely still, so that it takes a fiftieth of the time at most:
+    what is watched must not be slowed down by watching. No thread waits while there is nothing to do, and
+    ``action`` never runs twice at once.
     """
 
     def __init__(self, action: Callable[[], None], seconds: float):
@@ -19,14 +23,14 @@ class Pulse:
         self._lock = threading.Lock()
         self._acting = threading.RLock()
         self._timer: threading.Timer | None = None
-        self._last = float("-inf")
+        self._next = float("-inf")
 
     def poke(self) -> None:
         """Something is new; returns at once."""
         with self._lock:
             if self._timer is not None:
                 return
-            delay = max(0.0, self._last + self.seconds - time.monotonic())
+            delay = max(0.0, self._next - time.monotonic())
             self._timer = threading.Timer(delay, self._fire)
             self._timer.daemon = True
             self._timer.start()
@@ -40,7 +44,11 @@ class Pulse:
 
     def _fire(self) -> None:
         with self._acting:
+            begun = time.monotonic()
             with self._lock:
                 self._timer = None
-                self._last = time.monotonic()
+                self._next = begun + self.seconds
             self.action()
+            took = time.monotonic() - begun
+            with self._lock:
+                self._next = begun + max(self.seconds, took / SHARE)
