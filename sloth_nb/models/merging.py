@@ -100,15 +100,22 @@ def _not_finite(prefix: str) -> str:
 
 
 def _is_quantised(module: Any) -> bool:
-    return hasattr(getattr(module, "weight", None), "quant_state") or hasattr(
-        getattr(module, "weight", None), "SCB"
-    )
+    """Whether a layer's weight is one of bitsandbytes' 4-bit or 8-bit kinds."""
+    weight = getattr(module, "weight", None)
+    return hasattr(weight, "quant_state") or hasattr(weight, "SCB")
 
 
 def _dequantised(module: Any) -> Tensor:
-    from peft.utils.integrations import dequantize_module_weight
+    """The weight as numbers. peft's own helper does this too, but leaves an 8-bit layer on the CPU
+    unusable.
+    """
+    from bitsandbytes.functional import dequantize_4bit
 
-    return dequantize_module_weight(module).detach()
+    weight = module.weight
+    if hasattr(weight, "quant_state"):
+        return dequantize_4bit(weight.data, weight.quant_state)
+    scale = module.state.SCB if module.state.SCB is not None else weight.SCB  # the first forward moves it
+    return weight.data.float() * (scale.to(weight.device).view(-1, 1) / 127)
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

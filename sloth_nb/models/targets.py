@@ -38,7 +38,7 @@ def choose_targets(
         wanted = list(target_modules)
         known = {part for name in linear for part in (name, name.rpartition(".")[2])}
         suffixes = {name for name in wanted if any(layer.endswith(f".{name}") for layer in linear)}
-        if not any(name in known or name in suffixes for name in wanted):
+        if wanted and not any(name in known or name in suffixes for name in wanted):
             kinds = sorted({name.rpartition(".")[2] for name in linear} - {"lm_head"})
             raise ModelError(
                 f"target_modules={wanted} names no layer of this model. Its linear layers: "
