@@ -120,7 +120,7 @@ def add_adapter(
     }
     try:
         config = LoraConfig(**{name: value for name, value in wanted.items() if name in lora})
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise ModelError(f"These LoRA settings can't be used: {error}") from error
     if isinstance(model, PeftModel):
         return _same_adapter(model, config, use_gradient_checkpointing)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sloth_nb.catalog.embedded import DEFAULT_MODEL, default_model_path
+from sloth_nb.catalog.find import known, nearest
 from sloth_nb.errors import ModelError
 
 __all__ = ["HubOptions", "Source", "find_source"]
@@ -53,7 +54,8 @@ def find_source(name: str, options: HubOptions) -> Source:
     """Finds a model by name.
 
     Args:
-        name: ``smollm2-135m-instruct``, a folder with a model or an adapter, or an id on the Hub.
+        name: a folder with a model or an adapter; a name of the catalogue, such as
+            ``smollm2-135m-instruct``; or an id on the Hub. A folder wins over the others.
         options: for the Hub; its revision is that of ``name`` itself, not of an adapter's base.
     Raises:
         ModelError: nothing of that name, access refused, no network, or a folder that holds no model.
@@ -61,9 +63,11 @@ def find_source(name: str, options: HubOptions) -> Source:
     if not isinstance(name, (str, Path)) or not str(name).strip():
         raise ModelError(f"model_name={name!r} is not a name. Try {DEFAULT_MODEL!r}, which works offline.")
     name = str(name)
-    if name.lower() == DEFAULT_MODEL:
-        return Source(str(default_model_path()))
     path = Path(name).expanduser()
+    if path.is_dir() and _holds_model(path):
+        return _in_folder(path, options)
+    if entry := known(name) if "/" not in name else None:
+        return Source(str(default_model_path())) if entry.offline else _on_hub(entry.hub_id, options)
     if path.is_dir():
         return _in_folder(path, options)
     if _is_path(name):
@@ -168,8 +172,10 @@ def _hub_says(name: str, options: HubOptions, error: Exception) -> str:
 def _what_now(name: str) -> str:
     cached = _cached_models()
     folders = [path.name for path in Path().iterdir() if path.is_dir() and _holds_model(path)]
-    near = difflib.get_close_matches(name, [*cached, *folders, DEFAULT_MODEL], n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name, [*cached, *folders], n=3, cutoff=0.6)
     lines = ""
+    if listed := nearest(name):
+        lines += f"\n  Nearest in the catalogue: {', '.join(map(repr, listed))}."
     if near:
         lines += f"\n  Nearest on this machine: {', '.join(map(repr, near))}."
     if others := [model for model in cached if model not in near][:5]:
