@@ -14,7 +14,7 @@ from sloth_nb.models.notices import warn
 from sloth_nb.models.seeding import seeded
 from sloth_nb.models.settings import settings_of
 from sloth_nb.models.sources import HubOptions
-from sloth_nb.models.targets import choose_targets, last_layers
+from sloth_nb.models.targets import choose_targets, last_layers, unmatched, unmatched_said
 
 __all__ = ["add_adapter", "load_adapter"]
 
@@ -87,15 +87,14 @@ def add_adapter(
     if max_seq_length and settings.max_seq_length and max_seq_length > max(settings.max_seq_length, 2048):
         warn(
             f"max_seq_length={max_seq_length:,} was not applied: the model was loaded for "
-            f"{settings.max_seq_length:,} "
-            "tokens. Pass it to from_pretrained."
+            f"{settings.max_seq_length:,} tokens. Pass it to from_pretrained."
         )
     lora = [field.name for field in fields(LoraConfig)]
     arguments.refuse_unknown(kwargs, lora, "get_peft_model")
     layers_to_transform = last_layers(model, finetune_last_n_layers, layers_to_transform)
-    wanted = {
-        "r": r,
-        "target_modules": choose_targets(
+    targets = list(target_modules) if isinstance(target_modules, tuple) else target_modules
+    if not isinstance(model, PeftModel):
+        targets = choose_targets(
             model,
             target_modules,
             vision=finetune_vision_layers,
@@ -103,7 +102,10 @@ def add_adapter(
             audio=finetune_audio_layers,
             attention=finetune_attention_modules,
             mlp=finetune_mlp_modules,
-        ),
+        )
+    wanted = {
+        "r": r,
+        "target_modules": targets,
         "lora_alpha": lora_alpha,
         "lora_dropout": lora_dropout,
         "bias": bias,
@@ -124,7 +126,10 @@ def add_adapter(
         raise ModelError(f"These LoRA settings can't be used: {error}") from error
     if isinstance(model, PeftModel):
         return _same_adapter(model, config, use_gradient_checkpointing)
+    missed = [] if isinstance(targets, str) else unmatched(model, targets or [])
     adapted = _wrap(model, config, random_state, float32=settings.float32_adapters)
+    if missed and not config.target_parameters:  # which peft fills itself for experts that it knows
+        warn(unmatched_said(model, missed))
     set_checkpointing(adapted, use_gradient_checkpointing)
     bind_methods(adapted)
     return adapted
@@ -163,14 +168,15 @@ def _wrap(model: Any, config: Any, seed: int, *, float32: bool) -> Any:
 def _same_adapter(model: Any, config: Any, checkpointing: bool | str) -> Any:
     """A model read back from an adapter's folder already has what a rerun notebook asks for once more."""
     there = model.peft_config[model.active_adapter]
-    compared = ("r", "lora_alpha", "use_rslora", "use_dora", "bias")
+    compared = ["r", "lora_alpha", "use_rslora", "use_dora", "bias"]
+    if not isinstance(config.target_modules, str | None):  # peft made a set of the names
+        compared.append("target_modules")
     differing = [name for name in compared if getattr(there, name) != getattr(config, name)]
     if differing:
         shown = ", ".join(f"{name} {getattr(there, name)} ≠ {getattr(config, name)}" for name in differing)
         raise ModelError(
             f"The model already has an adapter with other settings ({shown}). Train it as it is, or load "
-            "the base "
-            "model and add new adapters to that."
+            "the base model and add new adapters to that."
         )
     warn("The model already has this adapter, which goes on training; no second one is added.")
     set_checkpointing(model, checkpointing)

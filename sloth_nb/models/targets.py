@@ -7,7 +7,7 @@ import torch
 
 from sloth_nb.errors import ModelError
 
-__all__ = ["PROJECTIONS", "choose_targets", "last_layers"]
+__all__ = ["PROJECTIONS", "choose_targets", "last_layers", "unmatched", "unmatched_said"]
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -17,7 +17,7 @@ _ATTENTION = ("attn", "attention")
 
 
 def choose_targets(
-    model: torch.nn.Module,
+    model: Any,
     target_modules: Sequence[str] | str | None,
     *,
     vision: bool,
@@ -33,30 +33,40 @@ def choose_targets(
     """
     if isinstance(target_modules, str):
         return target_modules  # "all-linear", or a pattern: peft reads both
-    linear = _linear_layers(model)
     if target_modules is not None:
         wanted = list(target_modules)
-        known = {part for name in linear for part in (name, name.rpartition(".")[2])}
-        suffixes = {name for name in wanted if any(layer.endswith(f".{name}") for layer in linear)}
-        if wanted and not any(name in known or name in suffixes for name in wanted):
-            kinds = sorted({name.rpartition(".")[2] for name in linear} - {"lm_head"})
-            raise ModelError(
-                f"target_modules={wanted} names no layer of this model. Its linear layers: "
-                f"{', '.join(kinds)}."
-            )
+        if wanted and len(unmatched(model, wanted)) == len(wanted) and not _experts(model):
+            raise ModelError(f"target_modules={wanted} names no layer of this model. {_layers_said(model)}")
         return wanted
 
     def is_on(name: str) -> bool:
         part = vision if _has(name, _VISION) else audio if _has(name, _AUDIO) else language
         return part and (attention if _has(name, _ATTENTION) else mlp)
 
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    chosen = [name for name, module in linear.items() if module is not head and is_on(name)]
+    linear = _linear_layers(model)
+    chosen = {name for name in linear if is_on(name)}
     if not chosen:
         raise ModelError(
             "Every part is switched off by the finetune_… arguments, so nothing would be trained."
         )
-    return chosen
+    return _shortest_names(chosen, linear)
+
+
+def unmatched(model: Any, names: Sequence[str]) -> list[str]:
+    """Those of the names that no linear layer ends with."""
+    layers = [f".{layer}" for layer in _linear_layers(model, head=True)]
+    return [name for name in names if not any(layer.endswith(f".{name}") for layer in layers)]
+
+
+def unmatched_said(model: Any, names: Sequence[str]) -> str:
+    """A sentence about target modules without any layer, and what they may have meant."""
+    experts = _experts(model)
+    hint = (
+        f"Its experts are parameters: target_parameters={experts} adapts them."
+        if experts
+        else _layers_said(model)
+    )
+    return f"target_modules {', '.join(names)} name no layer of this model and got no adapter. {hint}"
 
 
 def last_layers(model: Any, count: int | None, layers_to_transform: Any) -> Any:
@@ -71,13 +81,35 @@ def last_layers(model: Any, count: int | None, layers_to_transform: Any) -> Any:
     return list(range(total - count, total))
 
 
-def _linear_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """Linear layers by name: torch's, bitsandbytes' (which are subclasses of it), and GPT-2's Conv1D."""
+def _linear_layers(model: Any, *, head: bool = False) -> list[str]:
+    """Names of linear layers: torch's, bitsandbytes' (which are subclasses of it), and GPT-2's Conv1D."""
     from transformers.pytorch_utils import Conv1D
 
-    return {
-        name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear | Conv1D)
-    }
+    last = None if head else model.get_output_embeddings()
+    kinds = torch.nn.Linear | Conv1D
+    return [name for name, layer in model.named_modules() if isinstance(layer, kinds) and layer is not last]
+
+
+def _experts(model: Any) -> list[str]:
+    """Names of weights that hold all experts of a layer at once, which no linear layer does."""
+    stacked = [name for name, weight in model.named_parameters() if weight.ndim == 3 and "experts" in name]
+    return sorted({".".join(name.split(".")[-3:]) for name in stacked})
+
+
+def _layers_said(model: Any) -> str:
+    return f"Its linear layers: {', '.join(sorted({_last(name) for name in _linear_layers(model)}))}."
+
+
+def _shortest_names(chosen: set[str], linear: Sequence[str]) -> list[str]:
+    """Last names alone where these mean just the chosen layers, so that an adapter's config stays
+    readable.
+    """
+    left_out = {_last(name) for name in linear if name not in chosen}
+    return sorted({name if _last(name) in left_out else _last(name) for name in chosen})
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _has(name: str, words: Sequence[str]) -> bool:

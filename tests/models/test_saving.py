@@ -1,0 +1,429 @@
+"""Saved and read back: the same numbers; and what lay there before, when a save fails."""
+
+import errno
+import json
+
+import huggingface_hub
+import pytest
+import torch
+
+from sloth_nb import FastLanguageModel, FastModel
+from sloth_nb.errors import ExportError, ModelError, SlothWarning
+from sloth_nb.models.merging import merged_model
+from sloth_nb.models.writing import written_folder
+
+TEXT = "The quick brown fox jumps over the lazy sloth."
+
+
+def load(path, **arguments):
+    return FastLanguageModel.from_pretrained(
+        str(path), **{"load_in_4bit": False, "dtype": "float32", **arguments}
+    )
+
+
+def logits(model, tokenizer):
+    model.eval()
+    with torch.no_grad():
+        return model(**tokenizer(TEXT, return_tensors="pt")).logits
+
+
+def stir(model, std=0.1):
+    """Gives every trainable weight a value that training might have given it."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += torch.randn_like(parameter) * std
+    return model
+
+
+@pytest.fixture
+def adapted(tiny_llama_path):
+    model, tokenizer = load(tiny_llama_path)
+    return stir(FastLanguageModel.get_peft_model(model)), tokenizer
+
+
+def test_an_adapter_read_back_computes_the_same_and_goes_on_training(adapted, tmp_path):
+    model, tokenizer = adapted
+    model.save_pretrained(tmp_path / "lora")
+    tokenizer.save_pretrained(tmp_path / "lora")
+    again, its_tokenizer = load(tmp_path / "lora")
+    assert torch.equal(logits(model, tokenizer), logits(again, its_tokenizer))
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert [name for name, p in again.named_parameters() if p.requires_grad] == trained
+    assert {p.dtype for p in again.parameters() if p.requires_grad} == {torch.float32}
+    assert any(getattr(layer, "gradient_checkpointing", False) for layer in again.modules())
+
+
+def test_the_real_model_with_a_bf16_base_comes_back_bit_for_bit(smollm2_path, tmp_path):
+    model, tokenizer = load(smollm2_path, dtype=None)
+    model = stir(FastLanguageModel.get_peft_model(model, r=4, target_modules=["q_proj", "v_proj"]), 0.02)
+    model.save_pretrained(tmp_path / "lora")
+    again, _ = load(tmp_path / "lora", dtype=None)
+    assert torch.equal(logits(model, tokenizer), logits(again, tokenizer))
+
+
+def test_plain_peft_reads_the_same_folder(adapted, tmp_path):
+    from peft import AutoPeftModelForCausalLM
+
+    model, tokenizer = adapted
+    model.save_pretrained(tmp_path / "lora")
+    assert torch.equal(
+        logits(model, tokenizer),
+        logits(AutoPeftModelForCausalLM.from_pretrained(tmp_path / "lora"), tokenizer),
+    )
+
+
+def test_asking_again_for_the_adapter_that_is_there_adds_none_and_another_is_refused(adapted, tmp_path):
+    model, _ = adapted
+    model.save_pretrained(tmp_path / "lora")
+    again, _ = load(tmp_path / "lora")
+    with pytest.warns(SlothWarning, match="already has this adapter"):
+        assert FastLanguageModel.get_peft_model(again) is again
+    with pytest.raises(ModelError, match=r"other settings \(r 16 ≠ 8\)"):
+        FastLanguageModel.get_peft_model(again, r=8)
+
+
+def test_a_damaged_adapter_is_named(adapted, tmp_path):
+    model, _ = adapted
+    model.save_pretrained(tmp_path / "lora")
+    (tmp_path / "lora" / "adapter_model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ModelError, match=r"The adapter .*lora can't be put on its base"):
+        load(tmp_path / "lora")
+
+
+VARIANTS = {
+    "lora": {},
+    "rslora": {"use_rslora": True, "lora_alpha": 7},
+    "dora": {"use_dora": True},
+    "bias": {"bias": "lora_only"},
+    "ranks": {"rank_pattern": {"q_proj": 3}, "alpha_pattern": {"q_proj": 5}},
+    "head trained": {"modules_to_save": ["lm_head"]},
+    "embeddings trained": {"modules_to_save": ["embed_tokens"]},
+    "embeddings adapted": {"target_modules": ["q_proj", "embed_tokens"]},
+    "tokens trained": {"trainable_token_indices": [17, 500]},
+}
+
+
+def merged_again(model, folder):
+    """The merged model in fp32, saved and read back by transformers alone."""
+    empty, weights = merged_model(model, torch.float32)
+    empty.save_pretrained(folder, state_dict=weights)
+    merged, info = type(empty).from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    return merged
+
+
+@pytest.mark.parametrize("arguments", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_merged_model_computes_what_base_and_adapter_do(
+    arguments, tied, tiny_model, shared_tokenizer, tmp_path
+):
+    base = tiny_model("llama", tie_word_embeddings=tied, attention_bias=True)
+    untrained = logits(base, shared_tokenizer)
+    model = stir(FastLanguageModel.get_peft_model(base, **arguments))
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    expected = logits(model, shared_tokenizer)
+    assert (expected - untrained).abs().max() > 1e-2, "the adapter does something"
+    merged = merged_again(model, tmp_path)
+    assert torch.allclose(expected, logits(merged, shared_tokenizer), atol=2e-5, rtol=1e-4)
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters()), "the model was touched"
+    assert torch.equal(expected, logits(model, shared_tokenizer))
+
+
+FAMILIES = {
+    "qwen2": {},
+    "qwen3": {},
+    "gemma2": {},
+    "gemma3_text": {},
+    "phi3": {},
+    "gpt2": {},
+    "mixtral": {"num_local_experts": 2},
+    "qwen3_moe": {"num_experts": 2, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.filterwarnings("ignore")
+def test_other_families_merge_as_well(family, tiny_model, shared_tokenizer, tmp_path):
+    model = stir(FastModel.get_peft_model(tiny_model(family, **FAMILIES[family])))
+    expected = logits(model, shared_tokenizer)
+    assert torch.allclose(
+        expected, logits(merged_again(model, tmp_path), shared_tokenizer), atol=5e-5, rtol=1e-4
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*pattern keys did not match")
+def test_adapted_experts_merge_as_well(tiny_model, shared_tokenizer, tmp_path):
+    base = tiny_model("qwen3_moe", **FAMILIES["qwen3_moe"])
+    untrained = logits(base, shared_tokenizer)
+    model = FastLanguageModel.get_peft_model(base, r=2, target_modules=["gate_proj", "up_proj", "down_proj"])
+    expected = logits(stir(model), shared_tokenizer)
+    assert (expected - untrained).abs().max() > 1e-2
+    assert torch.allclose(
+        expected, logits(merged_again(model, tmp_path), shared_tokenizer), atol=5e-5, rtol=1e-4
+    )
+
+
+def test_merged_16bit_writes_16_bits_that_load_without_any_adapter(adapted, tmp_path):
+    model, tokenizer = adapted
+    model.save_pretrained_merged(tmp_path / "model", tokenizer, save_method="merged_16bit")
+    merged, its_tokenizer = load(tmp_path / "model", dtype=None)
+    assert merged.dtype == torch.bfloat16
+    assert its_tokenizer.chat_template == tokenizer.chat_template
+    expected, found = logits(model, tokenizer), logits(merged, its_tokenizer).float()
+    assert torch.nn.functional.cosine_similarity(expected, found, dim=-1).min() > 0.999
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_a_merged_model_is_written_in_shards_of_the_size_asked_for(adapted, tmp_path):
+    model, tokenizer = adapted
+    model.save_pretrained_merged(tmp_path / "model", tokenizer, max_shard_size="200KB")
+    assert (tmp_path / "model" / "model.safetensors.index.json").is_file()
+    shards = logits(load(tmp_path / "model")[0], tokenizer)
+    model.save_pretrained_merged(tmp_path / "model", tokenizer)
+    assert [file.name for file in (tmp_path / "model").glob("model*")] == ["model.safetensors"]
+    assert torch.equal(shards, logits(load(tmp_path / "model")[0], tokenizer))
+
+
+def test_save_method_lora_writes_the_adapter_alone(adapted, tmp_path):
+    model, tokenizer = adapted
+    model.save_pretrained_merged(tmp_path / "lora", tokenizer, save_method="lora")
+    assert not (tmp_path / "lora" / "model.safetensors").exists()
+    assert torch.equal(logits(model, tokenizer), logits(load(tmp_path / "lora")[0], tokenizer))
+
+
+def test_a_merged_model_is_not_written_over_an_adapter(adapted, tmp_path):
+    model, tokenizer = adapted
+    model.save_pretrained(tmp_path / "lora")
+    with pytest.raises(ModelError, match="holds an adapter"):
+        model.save_pretrained_merged(tmp_path / "lora", tokenizer)
+
+
+def test_a_model_tuned_in_full_is_saved_and_read_back(tiny_llama_path, tmp_path):
+    model, tokenizer = load(tiny_llama_path, full_finetuning=True)
+    stir(model)
+    model.save_pretrained(tmp_path / "full")
+    tokenizer.save_pretrained(tmp_path / "full")
+    assert torch.equal(logits(model, tokenizer), logits(load(tmp_path / "full")[0], tokenizer))
+    model.save_pretrained_merged(tmp_path / "merged", tokenizer)
+    assert load(tmp_path / "merged", dtype=None)[0].dtype == torch.bfloat16
+    with pytest.raises(ExportError, match="this model has none"):
+        model.save_pretrained_merged(tmp_path / "lora", tokenizer, save_method="lora")
+
+
+def test_an_adapter_gone_wrong_is_not_merged(adapted, tmp_path):
+    model, tokenizer = adapted
+    layer = model.base_model.model.model.layers[1].mlp.up_proj
+    layer.lora_B["default"].weight.data[0, 0] = float("nan")
+    with pytest.raises(ExportError, match=r"layers\.1\.mlp\.up_proj holds values that aren't finite"):
+        model.save_pretrained_merged(tmp_path / "model", tokenizer)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "text"),
+    [
+        ("merged_4bit", "a second time"),
+        ("merged_16bits", "Did you mean 'merged_16bit'"),
+        ("mxfp4", "isn't offered"),
+    ],
+)
+def test_other_methods_are_refused_with_a_reason(adapted, tmp_path, method, text):
+    model, tokenizer = adapted
+    with pytest.raises(ExportError, match=text):
+        model.save_pretrained_merged(tmp_path / "model", tokenizer, save_method=method)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind", "text"),
+    [
+        ("maximum_memory_usage", 0.5, "warns", "one layer at a time"),
+        ("temporary_location", "/tmp/x", "warns", "beside the folder"),
+        ("save_function", print, "warns", "only as safetensors"),
+        ("datasets", ["x"], "warns", "only compressed forms"),
+        ("calibration_dataset", ["x"], "warns", "only compressed forms"),
+        ("num_calibration_samples", 2, "warns", "only compressed forms"),
+        ("max_seq_length", 512, "warns", "only compressed forms"),
+        ("safe_serialization", False, "refuses", "can run code when loaded"),
+        ("save_peft_format", False, "refuses", "peft's own form"),
+        ("state_dict", {}, "refuses", "can't be combined"),
+    ],
+)
+def test_saving_arguments_without_meaning_say_so(adapted, tmp_path, name, value, kind, text):
+    model, tokenizer = adapted
+    if kind == "warns":
+        with pytest.warns(SlothWarning, match=text):
+            model.save_pretrained_merged(tmp_path / "model", tokenizer, **{name: value})
+    else:
+        with pytest.raises((ModelError, ExportError), match=text):
+            model.save_pretrained_merged(tmp_path / "model", tokenizer, **{name: value})
+
+
+def test_a_process_that_is_not_the_main_one_writes_nothing(adapted, tmp_path):
+    model, tokenizer = adapted
+    model.save_pretrained_merged(tmp_path / "model", tokenizer, is_main_process=False)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("method", ["save_pretrained_gguf", "push_to_hub_gguf", "save_pretrained_torchao"])
+def test_forms_that_come_later_say_what_can_be_written_today(adapted, method):
+    model, tokenizer = adapted
+    with pytest.raises(
+        ExportError, match=f"{method} isn't offered yet. What can be written: save_pretrained_merged"
+    ):
+        getattr(model, method)("model", tokenizer, quantization_method="q4_k_m")
+
+
+# --- a disk that fills up
+
+
+def fail_after(monkeypatch, target, error):
+    """The first write goes through, the next fails."""
+    import safetensors.torch
+
+    real, calls = safetensors.torch.save_file, []
+
+    def save(*args, **kwargs):
+        calls.append(1)
+        if len(calls) >= target:
+            raise error
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", save)
+    monkeypatch.setattr("peft.peft_model.safe_save_file", save)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+    ids=["python", "safetensors"],
+)
+def test_a_full_disk_leaves_the_adapter_that_was_there_whole(adapted, tmp_path, monkeypatch, error):
+    model, tokenizer = adapted
+    folder = tmp_path / "lora"
+    model.save_pretrained(folder)
+    saved = logits(model, tokenizer)
+    stir(model)
+    with monkeypatch.context() as during:
+        fail_after(during, 1, error)
+        with pytest.raises(
+            ModelError, match=r"lora could not be saved: the disk is full\. What was saved there"
+        ):
+            model.save_pretrained(folder)
+    assert torch.equal(saved, logits(load(folder)[0], tokenizer))
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".lora")] == []
+    model.save_pretrained(folder)
+    assert torch.equal(logits(model, tokenizer), logits(load(folder)[0], tokenizer))
+
+
+def test_a_full_disk_after_some_shards_leaves_the_merged_model_whole(adapted, tmp_path, monkeypatch):
+    model, tokenizer = adapted
+    model.save_pretrained_merged(tmp_path / "model", tokenizer, max_shard_size="200KB")
+    saved = logits(load(tmp_path / "model")[0], tokenizer)
+    stir(model)
+    fail_after(monkeypatch, 2, OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(ModelError, match="the disk is full"):
+        model.save_pretrained_merged(tmp_path / "model", tokenizer, max_shard_size="100KB")
+    assert torch.equal(saved, logits(load(tmp_path / "model")[0], tokenizer))
+
+
+def test_an_interrupt_while_saving_leaves_what_was_there(adapted, tmp_path, monkeypatch):
+    model, _ = adapted
+    model.save_pretrained(tmp_path / "lora")
+    saved = (tmp_path / "lora" / "adapter_model.safetensors").read_bytes()
+    stir(model)
+    fail_after(monkeypatch, 1, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        model.save_pretrained(tmp_path / "lora")
+    assert (tmp_path / "lora" / "adapter_model.safetensors").read_bytes() == saved
+
+
+def test_other_files_of_the_folder_stay(adapted, tmp_path):
+    model, _ = adapted
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "notes.txt").write_text("mine")
+    model.save_pretrained(tmp_path / "lora")
+    (tmp_path / "lora" / "README.md").write_text("---\nlicense: mit\n---\nMy words.\n", encoding="utf-8")
+    model.save_pretrained(tmp_path / "lora")
+    assert (tmp_path / "lora" / "notes.txt").read_text() == "mine"
+    assert "My words." in (tmp_path / "lora" / "README.md").read_text(encoding="utf-8")
+
+
+def test_an_error_that_is_not_the_disks_passes_unchanged(tmp_path):
+    with pytest.raises(ZeroDivisionError), written_folder(tmp_path / "x"):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ModelError, match="Nothing can be written to"),
+        written_folder(tmp_path / "file" / "x"),
+    ):
+        pass
+
+
+# --- the Hub
+
+
+class Api:
+    """Remembers what would have been sent."""
+
+    sent: dict
+
+    def __init__(self, token=None):
+        type(self).sent = {"token": token}
+
+    def create_repo(self, repo_id, **options):
+        type(self).sent |= options
+        return type("Repo", (), {"repo_id": f"me/{repo_id.split('/')[-1]}"})()
+
+    def create_branch(self, repo_id, **options):
+        type(self).sent["branch"] = options["branch"]
+
+    def upload_folder(self, *, repo_id, folder_path, **options):
+        from pathlib import Path
+
+        type(self).sent |= {
+            "repo": repo_id,
+            "files": sorted(p.name for p in Path(folder_path).iterdir()),
+            **options,
+        }
+
+
+def test_pushing_uploads_the_merged_model_and_its_tokenizer(adapted, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(
+        huggingface_hub, "metadata_update", lambda repo, data, **_: Api.sent.update(card=data)
+    )
+    model, tokenizer = adapted
+    model.push_to_hub_merged(
+        "me/model", tokenizer, token="hf_x", private=True, revision="v1", tags=["sloth"], create_pr=True
+    )
+    assert Api.sent["token"] == "hf_x" and Api.sent["private"] and Api.sent["create_pr"]
+    assert (Api.sent["repo"], Api.sent["revision"], Api.sent["branch"]) == ("me/model", "v1", "v1")
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(Api.sent["files"])
+    assert Api.sent["card"] == {"tags": ["sloth"]}
+
+
+def test_saving_with_push_to_hub_uploads_the_folder_under_its_name(adapted, monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    model, tokenizer = adapted
+    model.save_pretrained_merged(
+        tmp_path / "mine", tokenizer, save_method="lora", push_to_hub=True, token="hf_x"
+    )
+    assert Api.sent["repo"] == "me/mine"
+    assert "adapter_model.safetensors" in Api.sent["files"]
+
+
+def test_an_upload_without_a_network_says_so_and_shows_no_token(adapted):
+    model, tokenizer = adapted
+    with pytest.raises(ExportError, match="me/model could not be uploaded to the Hub") as caught:
+        model.push_to_hub_merged("me/model", tokenizer, save_method="lora", token="hf_secret")
+    assert "hf_secret" not in str(caught.value)
