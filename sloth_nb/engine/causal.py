@@ -1,0 +1,269 @@
+"""The engine of one causal language model: embeddings, the stack of layers, the last norm and the fused loss.
+
+It answers the calls that training makes. Whatever it doesn't (a cache, left padding, attention maps) goes to the
+model's own forward, and is counted with its reason.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from sloth_nb_kernels.launch import next_power_of_2
+from sloth_nb_kernels.linear_cross_entropy import linear_cross_entropy
+from sloth_nb_kernels.rms_norm import rms_norm
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from .batching import Call, NotForEngine, read_call
+from .graphs import Replay, Replays
+from .layer import Batch, Layer
+from .offload import Offloader
+from .policy import LayerPolicy
+from .rotary import RotationTable
+from .rules import Settings, StackPlan
+from .spec import LayerSpec, spec_for
+from .stack import Stack
+from .step import CausalStep
+
+__all__ = ["GRAPH_TOKENS", "CausalEngine", "FusedLossOutput"]
+
+# Above this many tokens the device has enough to do while the host launches.
+GRAPH_TOKENS = 8192
+
+
+class FusedLossOutput(CausalLMOutputWithPast):
+    """A model output whose logits were never made; asking for them makes them."""
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if name == "logits" and value is None:
+            make = self.__dict__.get("_make_logits")
+            return make() if make else None
+        return value
+
+
+@dataclass
+class CausalEngine:
+    """Runs ``model`` (a ...ForCausalLM of transformers, with or without peft's adapters in it)."""
+
+    model: nn.Module
+    settings: Settings
+    left_to_model: Counter = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.base = self.model.model
+        self.config = self.base.config
+        self.specs: list[LayerSpec] = [
+            spec_for(layer, self.config, i) for i, layer in enumerate(self.base.layers)
+        ]
+        self.rotations = RotationTable(self.base.rotary_emb, {s.rope_kind for s in self.specs})
+        self._adapted = [
+            m for m in self.base.layers.modules() if hasattr(m, "lora_A") and hasattr(m, "base_layer")
+        ]
+        self._layers: dict[tuple, list[Layer]] = {}
+        self._offloader: Offloader | None = None
+        self.replays = Replays()
+        self.layers()
+
+    # -- the model as it stands now ----------------------------------------------------------------------------
+
+    def _state(self) -> tuple:
+        """Changes whenever an adapter is switched, added, merged, or the mode of its dropout changes."""
+        return tuple(
+            (m.disable_adapters, m.merged, tuple(m.active_adapters), m.training, len(m.lora_A))
+            for m in self._adapted
+        )
+
+    def layers(self) -> list[Layer]:
+        """The layers bound to the adapters that are active now.
+
+        Raises:
+            Unsupported: an adapter that the engine can't run (dropout, DoRA, several at once).
+        """
+        state = self._state()
+        if state not in self._layers:
+            if len(self._layers) >= 4:
+                self._layers.clear()
+            self._layers[state] = [
+                Layer(module, spec) for module, spec in zip(self.base.layers, self.specs, strict=True)
+            ]
+        return self._layers[state]
+
+    # -- running -----------------------------------------------------------------------------------------------
+
+    def batch(self, call: Call, length: int, device: torch.device, plan: StackPlan) -> Batch:
+        """What the layers share in one pass."""
+        if call.position_ids is None:
+            rotations = self.rotations.for_length(length, device)
+        else:
+            rotations = self.rotations.for_positions(call.position_ids)
+        return Batch(call.seqs, rotations, plan.mlp_tile)
+
+    def plan(self, tokens: int, length: int) -> StackPlan:
+        """Policies for a pass over this many tokens, in sequences of ``length``."""
+        return self.settings.plan(self.config, len(self.specs), tokens, length, self.base.norm.weight)
+
+    def hidden(self, embeddings: Tensor, call: Call) -> Tensor:
+        """(batch, length, hidden) embeddings → hidden states after the last norm."""
+        batch, length = embeddings.shape[:2]
+        plan = self.plan(batch * length, call.seqs.length)
+        offloader = self._offloader_for(plan.policies, embeddings)
+        stack = Stack(self.layers(), plan.policies, offloader, self._trains_weights())
+        x = stack.forward(embeddings, self.batch(call, length, embeddings.device, plan))
+        spec = self.specs[0]
+        return rms_norm(x, self.base.norm.weight, spec.eps, zero_centred=spec.zero_centred)
+
+    @property
+    def softcap(self) -> float | None:
+        """Of the logits (Gemma 2)."""
+        return getattr(self.config, "final_logit_softcapping", None)
+
+    def _trains_weights(self) -> bool:
+        projection = self.base.layers[0].get_submodule(self.specs[0].down)
+        return getattr(projection, "base_layer", projection).weight.requires_grad
+
+    def _offloader_for(self, policies: list[LayerPolicy], like: Tensor) -> Offloader | None:
+        if not like.is_cuda or not any(p.host for p in policies):
+            return None
+        if self._offloader is None or self._offloader.device != like.device:
+            self._offloader = Offloader(like.device)
+        return self._offloader
+
+    def loss(self, hidden: Tensor, targets: Tensor, items: Tensor | int | None) -> Tensor:
+        """Cross-entropy of shifted targets, from hidden states, without logits: mean, or sum over ``items``."""
+        return linear_cross_entropy(
+            hidden.flatten(0, -2),
+            self.head().weight,
+            targets.flatten().to(hidden.device),
+            softcap=self.softcap,
+            num_items=items,
+            chunk_bytes=self.settings.loss_chunk_bytes,
+        )
+
+    def head(self) -> nn.Linear:
+        """The output projection.
+
+        Raises:
+            NotForEngine: it is adapted, quantised or has a bias; then logits are made and the model's loss used.
+        """
+        head = self.model.lm_head
+        if hasattr(head, "modules_to_save") and not getattr(head, "disable_adapters", False):
+            head = head.modules_to_save[head.active_adapter]
+        if type(head) is not nn.Linear or head.bias is not None:
+            raise NotForEngine(f"the output head is a {type(head).__name__}")
+        return head
+
+    # -- the two forwards that stand in for the model's ----------------------------------------------------------
+
+    def base_forward(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+        """In place of the decoder's forward: hidden states, without a cache."""
+        if args:
+            return original(*args, **kwargs)
+        try:
+            hidden = self._hidden_of(self._read(kwargs))
+        except NotForEngine as reason:
+            self.left_to_model[str(reason)] += 1
+            return original(**kwargs)
+        return BaseModelOutputWithPast(last_hidden_state=hidden)
+
+    def causal_forward(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+        """In place of the causal model's forward: the loss without logits, when labels are given."""
+        labels = kwargs.get("labels")
+        if args or (labels is None and kwargs.get("shift_labels") is None):
+            return original(*args, **kwargs)
+        arguments = dict(kwargs)
+        labels, shifted = arguments.pop("labels", None), arguments.pop("shift_labels", None)
+        items = arguments.pop("num_items_in_batch", None)
+        try:
+            head = self.head()
+            read = self._read(arguments)
+            targets = _next_token(labels) if shifted is None else shifted
+            replayed = self._replay(read, targets, items)
+            if replayed is None:
+                hidden = self._hidden_of(read)
+        except NotForEngine as reason:
+            self.left_to_model[str(reason)] += 1
+            return original(**kwargs)
+        if replayed is not None:
+            output = FusedLossOutput(loss=replayed)
+            output.__dict__["_make_logits"] = lambda: self._logits(self._hidden_of(read), head)
+        else:
+            output = FusedLossOutput(loss=self.loss(hidden, targets, items))
+            output.__dict__["_make_logits"] = lambda: self._logits(hidden, head)
+        return output if kwargs.get("return_dict", True) is not False else output.to_tuple()
+
+    def _logits(self, hidden: Tensor, head: nn.Linear) -> Tensor:
+        logits = head(hidden)
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
+    # -- short steps, replayed ---------------------------------------------------------------------------------
+
+    def _replay(self, read: "_Read", targets: Tensor, items: Tensor | int | None) -> Tensor | None:
+        """The loss of a captured step of this shape; None when the step has to run as usual."""
+        ids, seqs = read.input_ids, read.call.seqs
+        if ids is None or not ids.is_cuda or not self._may_replay(ids.numel()):
+            return None
+        inputs = {"input_ids": ids, "targets": targets.to(ids.device)}
+        count = (inputs["targets"] != -100).sum() if items is None else items
+        inputs["items"] = torch.as_tensor(count, dtype=torch.float32, device=ids.device)
+        if read.call.position_ids is not None:
+            inputs["position_ids"] = read.call.position_ids
+        if seqs.packed:
+            inputs["cu_seqlens"] = _pad_edges(seqs.cu_seqlens)
+        longest = next_power_of_2(seqs.length) if seqs.packed else seqs.length
+        plan = self.plan(ids.numel(), longest)
+        parameters = [p for layer in self.layers() for p in layer.parameters()]
+        shape = tuple((name, tuple(tensor.shape)) for name, tensor in inputs.items())
+        key = (shape, longest, self._state(), str(plan), tuple(p.data_ptr() for p in parameters))
+        replay: Replay | None = self.replays.get(
+            key, parameters, inputs, lambda buffers: CausalStep(self, plan, longest, buffers)
+        )
+        return None if replay is None else replay.run(inputs)
+
+    def _may_replay(self, tokens: int) -> bool:
+        if not self.settings.cuda_graphs or not torch.is_grad_enabled() or tokens > GRAPH_TOKENS:
+            return False
+        outside = (self.base.embed_tokens.weight, self.base.norm.weight, self.head().weight)
+        if self._trains_weights() or any(p.requires_grad for p in outside):
+            return False
+        return not torch.cuda.is_current_stream_capturing()
+
+    def _read(self, kwargs: dict[str, Any]) -> "_Read":
+        arguments = dict(kwargs)
+        input_ids, embeddings = arguments.pop("input_ids", None), arguments.pop("inputs_embeds", None)
+        mask, position_ids = arguments.pop("attention_mask", None), arguments.pop("position_ids", None)
+        wants_cache = arguments.get("use_cache")
+        if wants_cache is None:
+            wants_cache = self.config.use_cache and not self.base.training
+        if wants_cache and not torch.is_grad_enabled() and "labels" not in kwargs:
+            raise NotForEngine("a key/value cache is asked for")
+        given = input_ids if input_ids is not None else embeddings
+        call = read_call(given.shape[:2], given.device, mask, position_ids, arguments)
+        return _Read(input_ids, embeddings, call)
+
+    def _hidden_of(self, read: "_Read") -> Tensor:
+        embeddings = read.embeddings
+        if embeddings is None:
+            embeddings = self.base.embed_tokens(read.input_ids)
+        return self.hidden(embeddings, read.call)
+
+
+@dataclass
+class _Read:
+    """A call's tokens (or their embeddings) and how they belong together."""
+
+    input_ids: Tensor | None
+    embeddings: Tensor | None
+    call: Call
+
+
+def _next_token(labels: Tensor) -> Tensor:
+    """Each position's target: the label of the position after it."""
+    return nn.functional.pad(labels, (0, 1), value=-100)[..., 1:]
+
+
+def _pad_edges(cu_seqlens: Tensor) -> Tensor:
+    """cu_seqlens with empty sequences at the end, up to a power of two, so that few shapes are captured."""
+    size = next_power_of_2(cu_seqlens.numel())
+    return torch.cat([cu_seqlens, cu_seqlens[-1:].expand(size - cu_seqlens.numel())])

@@ -1,0 +1,48 @@
+"""How fast this device computes and talks to its host: measured once, in milliseconds, when a plan first asks."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import psutil
+import torch
+
+__all__ = ["DeviceSpeed", "free_host_bytes", "speed_of"]
+
+
+@dataclass(frozen=True)
+class DeviceSpeed:
+    """Measured rates of one CUDA device."""
+
+    flops: float
+    """Half-precision matrix products, operations a second."""
+    link: float
+    """Device to pinned host memory, bytes a second."""
+
+
+@lru_cache(maxsize=16)
+def speed_of(index: int) -> DeviceSpeed:
+    """Times one matrix product and one copy. Waits for the device; must not be called inside a graph's capture."""
+    with torch.cuda.device(index), torch.no_grad():
+        dtype = torch.bfloat16 if torch.cuda.get_device_capability(index) >= (8, 0) else torch.float16
+        a = torch.randn(2048, 2048, device="cuda", dtype=dtype)
+        seconds = _seconds(lambda: torch.mm(a, a))
+        data = torch.empty(16 << 20, dtype=torch.uint8, device="cuda")
+        host = torch.empty(data.numel(), dtype=torch.uint8, pin_memory=True)
+        copying = _seconds(lambda: host.copy_(data, non_blocking=True))
+    return DeviceSpeed(2 * 2048**3 / seconds, data.numel() / copying)
+
+
+def _seconds(run, repeats: int = 5) -> float:
+    run()
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(repeats):
+        run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3 / repeats
+
+
+def free_host_bytes() -> int:
+    """Host memory that could be taken now."""
+    return psutil.virtual_memory().available

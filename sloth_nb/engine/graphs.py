@@ -1,0 +1,172 @@
+"""A step that waits for kernel launches is captured once and replayed: two CUDA graphs, one each way.
+
+Gradients are written into buffers that all captured shapes share and are handed out as they lie there, without a
+copy; a second backward before the optimiser (accumulation) first moves the earlier ones out of the way.
+"""
+
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ManualStep", "Replay", "Replays"]
+
+
+class ManualStep(Protocol):
+    """A forward and backward without autograd. The backward writes the gradients where the step was told to."""
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor: ...
+
+    def backward(self, dloss: Tensor) -> None: ...
+
+
+class _Pending:
+    """Alive as long as a replayed forward may still get its backward."""
+
+
+class Replay:
+    """One captured shape."""
+
+    def __init__(self, step: ManualStep, inputs: dict[str, Tensor], shared: "_SharedGradients"):
+        self.inputs = {name: tensor.clone() for name, tensor in inputs.items()}
+        self.shared = shared
+        self._pending: weakref.ref | None = None
+        self._capture(step)
+
+    def _capture(self, step: ManualStep) -> None:
+        device = self.inputs["input_ids"].device
+        main, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+        side.wait_stream(main)
+        with torch.cuda.stream(side), torch.no_grad():
+            # Once as usual: kernels are compiled, libraries make their handles, pinned buffers come into being.
+            self._dloss = torch.ones_like(step.forward(self.inputs))
+            step.backward(self._dloss)
+        main.wait_stream(side)
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        pool = torch.cuda.graph_pool_handle()
+        self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        with torch.no_grad():
+            with torch.cuda.graph(self._forward, pool=pool):
+                self._loss = step.forward(self.inputs)
+            with torch.cuda.graph(self._backward, pool=pool):
+                step.backward(self._dloss)
+
+    @property
+    def busy(self) -> bool:
+        """A forward was replayed whose backward may still come: another one now would overwrite its activations."""
+        return self._pending is not None and self._pending() is not None
+
+    def run(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The loss, differentiable in the parameters."""
+        for name, tensor in inputs.items():
+            self.inputs[name].copy_(tensor, non_blocking=True)
+        return _Step.apply(self, *self.shared.parameters)
+
+    def forward(self, pending: _Pending) -> Tensor:
+        self._pending = weakref.ref(pending)
+        self._forward.replay()
+        return self._loss.clone()
+
+    def backward(self, dloss: Tensor) -> list[Tensor]:
+        self.shared.move_held()
+        self._dloss.copy_(dloss)
+        self._backward.replay()
+        self._pending = None
+        return self.shared.views()
+
+
+class _SharedGradients:
+    """One buffer a parameter, outside the graphs' memory, that every captured shape writes its gradients into."""
+
+    def __init__(self, parameters: list[nn.Parameter]):
+        self.parameters = parameters
+        self.buffers = [torch.empty_like(p, requires_grad=False) for p in parameters]
+
+    def move_held(self) -> None:
+        """Gradients that a parameter still holds in its buffer are copied away before the buffer is written."""
+        for parameter, buffer in zip(self.parameters, self.buffers, strict=True):
+            held = parameter.grad
+            if held is not None and held.data_ptr() == buffer.data_ptr():
+                parameter.grad = held.clone()
+
+    def views(self) -> list[Tensor]:
+        """A new view each, which autograd may keep as .grad without copying it."""
+        return [buffer.view_as(buffer) for buffer in self.buffers]
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, replay: Replay, *parameters: nn.Parameter) -> Tensor:
+        ctx.replay, ctx.pending = replay, _Pending()
+        return replay.forward(ctx.pending)
+
+    @staticmethod
+    def backward(ctx: Any, dloss: Tensor) -> Any:
+        if ctx.pending is None:
+            raise RuntimeError("backward ran a second time through one forward: run the forward again")
+        ctx.pending = None
+        return None, *ctx.replay.backward(dloss)
+
+
+class Replays:
+    """Captures a shape once it has come ``after`` times, and keeps the ``most`` recent ones."""
+
+    def __init__(self, after: int = 3, most: int = 4):
+        self.after, self.most = after, most
+        self.disabled_because: str | None = None
+        self._seen: dict[Any, int] = {}
+        self._captured: dict[Any, Replay] = {}
+        self._shared: _SharedGradients | None = None
+
+    def __len__(self) -> int:
+        return len(self._captured)
+
+    def get(
+        self,
+        key: Any,
+        parameters: list[nn.Parameter],
+        inputs: dict[str, Tensor],
+        make_step: Callable[[list[Tensor]], ManualStep],
+    ) -> Replay | None:
+        """The replay of this shape, captured now if it is due; None when the step should run as usual."""
+        replay = self._captured.get(key)
+        if replay is None and self._is_due(key):
+            replay = self._add(key, parameters, inputs, make_step)
+        return None if replay is None or replay.busy else replay
+
+    def _is_due(self, key: Any) -> bool:
+        if len(self._seen) > 1000:  # ever new shapes: start counting afresh
+            self._seen.clear()
+        self._seen[key] = self._seen.get(key, 0) + 1
+        return self.disabled_because is None and self._seen[key] >= self.after
+
+    def _add(
+        self,
+        key: Any,
+        parameters: list[nn.Parameter],
+        inputs: dict[str, Tensor],
+        make_step: Callable[[list[Tensor]], ManualStep],
+    ) -> Replay | None:
+        if self._shared is None or any(
+            a is not b for a, b in zip(self._shared.parameters, parameters, strict=False)
+        ):
+            self._captured.clear()
+            self._shared = _SharedGradients(parameters)
+        self._shared.move_held()
+        while len(self._captured) >= self.most:
+            self._captured.pop(next(iter(self._captured)))
+        try:
+            self._captured[key] = Replay(make_step(self._shared.buffers), inputs, self._shared)
+        except RuntimeError as error:
+            self.disabled_because = f"capturing a CUDA graph failed: {str(error).splitlines()[0]}"
+            return None
+        return self._captured[key]
+
+    def clear(self) -> None:
+        """Forgets all captured shapes and gives their memory back."""
+        self._captured.clear()
+        self._seen.clear()
+        self._shared = None

@@ -1,0 +1,312 @@
+"""One decoder layer, forward and backward by hand, for every family that a ``LayerSpec`` can say.
+
+The forward fills a tape with what the policy holds; the backward takes what is there, recomputes the rest, and
+turns the gradient of the layer's output into that of its input, in place. The MLP may run in tiles of tokens, so
+that its wide activations never exist for the whole batch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from sloth_nb_kernels.glu import glu_backward, glu_forward, split_gate_up
+from sloth_nb_kernels.rms_norm import rms_norm_backward, rms_norm_forward
+from torch import Tensor, nn
+
+from .attention import Attention, choose_attention
+from .grads import Grads
+from .linear import Group, Projection, Weights
+from .rotary import Rotation
+from .sequences import Sequences
+from .spec import LayerSpec
+
+__all__ = ["Batch", "Layer", "Tape"]
+
+
+@dataclass
+class Batch:
+    """What all layers share in one pass: which tokens belong together, their rotations, the tile of the MLP."""
+
+    seqs: Sequences
+    rotations: dict[str | None, Rotation]
+    mlp_tile: int | None = None
+    _attention: dict[tuple, Attention] = field(default_factory=dict)
+
+    def attention(self, spec: LayerSpec, like: Tensor) -> Attention:
+        key = (spec.window, spec.softcap, spec.head_dim, spec.scale)
+        if key not in self._attention:
+            self._attention[key] = choose_attention(spec, self.seqs, like)
+        return self._attention[key]
+
+    def tiles(self, tokens: int) -> Iterator[slice]:
+        step = self.mlp_tile or max(tokens, 1)
+        for start in range(0, max(tokens, 1), step):
+            yield slice(start, min(start + step, tokens))
+
+
+@dataclass
+class Tape:
+    """A layer's tensors between forward and backward, by the names of ``policy.NAMES``; None is recomputed."""
+
+    input: Tensor | None = None
+    qkv: Tensor | None = None
+    attention: Tensor | None = None
+    attention_extra: tuple | None = None
+    middle: Tensor | None = None
+    gate_up: Tensor | None = None
+    low_rank: dict[str, Tensor | None] = field(default_factory=dict)
+
+
+class Layer:
+    """The engine's view of one decoder layer; parameters stay in the module."""
+
+    def __init__(self, module: nn.Module, spec: LayerSpec):
+        self.module, self.spec = module, spec
+
+        def group(names: tuple[str, ...]) -> Group:
+            return Group([Projection.of(name, module.get_submodule(name)) for name in names])
+
+        def norm(name: str | None) -> Tensor | None:
+            return None if name is None else module.get_submodule(name).weight
+
+        self.qkv, self.output = group(spec.qkv), group((spec.output,))
+        self.gate_up, self.down = group(spec.gate_up), group((spec.down,))
+        self.attention_norm, self.attention_post_norm = (
+            norm(spec.attention_norm),
+            norm(spec.attention_post_norm),
+        )
+        self.mlp_norm, self.mlp_post_norm = norm(spec.mlp_norm), norm(spec.mlp_post_norm)
+        self.query_norm, self.key_norm = norm(spec.query_norm), norm(spec.key_norm)
+        self._groups = (self.qkv, self.output, self.gate_up, self.down)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything that is trained in this layer, in a fixed order."""
+        norms = (
+            self.attention_norm,
+            self.attention_post_norm,
+            self.mlp_norm,
+            self.mlp_post_norm,
+            self.query_norm,
+            self.key_norm,
+        )
+        own = [p for p in norms if p is not None and p.requires_grad]
+        return own + [p for group in self._groups for p in group.parameters()]
+
+    def refresh(self, like: Tensor) -> None:
+        """Copies the adapters to the compute dtype, in one launch: parameters are fp32 where they are trained."""
+        copies, sources = [], []
+        for group in self._groups:
+            into, source = group.low_rank_targets(like)
+            copies += into
+            sources += source
+        if copies:
+            torch._foreach_copy_(copies, sources)
+
+    def release(self) -> None:
+        """Drops the adapters' copies."""
+        for group in self._groups:
+            group.a, group.b = None, []
+
+    # -- forward --------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, batch: Batch, tape: Tape, *, hold_gate_up: bool = False) -> Tensor:
+        """(tokens, hidden) → (tokens, hidden). Fills ``tape`` with what a backward wants.
+
+        gate_up, the widest, is made for all tokens at once only when it is to be held.
+        """
+        self.refresh(x)
+        tape.input = x
+        y = self._attend(x, batch, tape)
+        out = torch.empty_like(x)
+        gate_up = x.new_empty(x.shape[0], self.gate_up.out_features) if hold_gate_up else None
+        weights = self.gate_up.weights(x.dtype), self.down.weights(x.dtype)
+        for tile in batch.tiles(x.shape[0]):
+            self._mlp(y[tile], weights, out[tile], None if gate_up is None else gate_up[tile])
+        tape.gate_up = gate_up
+        self.release()
+        return out
+
+    def _norm(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return rms_norm_forward(x, weight.detach(), self.spec.eps, zero_centred=self.spec.zero_centred)
+
+    def _attend(self, x: Tensor, batch: Batch, tape: Tape) -> Tensor:
+        """The attention half, up to y; takes from the tape what is there and leaves there what it made."""
+        if tape.qkv is None:
+            normed, _ = self._norm(x, self.attention_norm)
+            tape.qkv, _ = self.qkv.forward(normed, self.qkv.weights(x.dtype))
+            del normed
+            if self.query_norm is None:
+                self._rotate(tape.qkv, batch)
+        if tape.attention is None:
+            q, k, v = self._heads(tape.qkv, batch)
+            attention = batch.attention(self.spec, x)
+            tape.attention, tape.attention_extra = attention.forward(q, k, v, batch.seqs)
+        if tape.middle is None:
+            tape.middle = self._attention_output(x, tape.attention.flatten(1))
+        return tape.middle
+
+    def _attention_output(self, x: Tensor, attention: Tensor) -> Tensor:
+        weights = self.output.weights(x.dtype)
+        if self.attention_post_norm is None:
+            return self.output.forward(attention, weights, residual=x)[0]
+        out, _ = self.output.forward(attention, weights)
+        return self._norm(out, self.attention_post_norm)[0].add_(x)
+
+    def _mlp(self, y: Tensor, weights: tuple[Weights, Weights], out: Tensor, gate_up: Tensor | None) -> None:
+        """The MLP half of one tile, written into ``out``; gate and up into ``gate_up`` where it is held."""
+        normed, _ = self._norm(y, self.mlp_norm)
+        gate_up, _ = self.gate_up.forward(normed, weights[0], out=gate_up)
+        h = glu_forward(*split_gate_up(gate_up), self.spec.activation)
+        if self.mlp_post_norm is None:
+            self.down.forward(h, weights[1], residual=y, out=out)
+        else:
+            m, _ = self.down.forward(h, weights[1])
+            torch.add(self._norm(m, self.mlp_post_norm)[0], y, out=out)
+
+    def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The fused buffer as q (tokens, heads, head_dim), k and v (tokens, kv_heads, head_dim): views."""
+        s = self.spec
+        q, k, v = qkv.split([s.heads * s.head_dim, s.kv_heads * s.head_dim, s.kv_heads * s.head_dim], dim=1)
+        return (
+            q.unflatten(1, (s.heads, -1)),
+            k.unflatten(1, (s.kv_heads, -1)),
+            v.unflatten(1, (s.kv_heads, -1)),
+        )
+
+    def _rotate(self, qkv: Tensor, batch: Batch) -> None:
+        q, k, _ = self._split(qkv)
+        batch.rotations[self.spec.rope_kind].rotate_(q, k)
+
+    def _heads(self, qkv: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v as attention takes them."""
+        q, k, v = self._split(qkv)
+        if self.query_norm is not None:
+            rotation = batch.rotations[self.spec.rope_kind]
+            q, k = rotation.norm_rotate(q, k, self._head_norms(), self.spec.eps, self.spec.zero_centred)
+        return q, k, v
+
+    def _head_norms(self) -> tuple[Tensor, Tensor]:
+        return self.query_norm.detach(), self.key_norm.detach()
+
+    # -- backward -------------------------------------------------------------------------------------------------
+
+    def backward(
+        self, dx: Tensor, batch: Batch, tape: Tape, grads: Grads, *, need_input: bool = True
+    ) -> Tensor:
+        """Gradient of the output → gradient of the input, (tokens, hidden), written into ``dx`` itself.
+
+        Without ``need_input`` the last step, through the first norm and the q, k, v products, is left out.
+        """
+        x = tape.input
+        self.refresh(x)
+        y = self._attend(x, batch, tape)
+        weights = self.gate_up.weights(x.dtype), self.down.weights(x.dtype)
+        for tile in batch.tiles(x.shape[0]):
+            kept = None if tape.gate_up is None else tape.gate_up[tile]
+            self._mlp_backward(dx[tile], y[tile], kept, weights, grads)
+        tape.gate_up = tape.middle = None
+        del weights, y
+        self._attention_backward(dx, batch, tape, grads, need_input)
+        self.release()
+        return dx
+
+    def _through_norm(
+        self, dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, grads: Grads, into: Tensor | None = None
+    ) -> Tensor:
+        """Backward of a norm; adds to ``into`` (the residual's gradient) in place when given."""
+        dx, dw = rms_norm_backward(
+            dy, x, weight.detach(), rstd,
+            zero_centred=self.spec.zero_centred, residual_grad=into, weight_grad=grads.wants(weight),
+        )  # fmt: skip
+        if dw is not None:
+            grads.add(weight, dw)
+        return dx
+
+    def _mlp_backward(
+        self, dx: Tensor, y: Tensor, gate_up: Tensor | None, weights: tuple[Weights, Weights], grads: Grads
+    ) -> None:
+        normed, rstd = self._norm(y, self.mlp_norm)
+        if gate_up is None:
+            gate_up, t = self.gate_up.forward(normed, weights[0])
+        else:
+            t = self.gate_up.low_rank_input(normed)
+        gate, up = split_gate_up(gate_up)
+        dm, h = dx, None
+        if self.mlp_post_norm is not None:
+            h = glu_forward(gate, up, self.spec.activation)
+            m, t_down = self.down.forward(h, weights[1])
+            _, m_rstd = self._norm(m, self.mlp_post_norm)
+            dm = self._through_norm(dx, m, self.mlp_post_norm, m_rstd, grads)
+            del m
+        dt_down = self.down.backward_low_rank(dm)
+        dh = self.down.backward_input(dm, dt_down, weights[1])
+        # The gradients of gate and up replace them; h comes again in place of its own gradient.
+        glu_backward(dh, gate, up, self.spec.activation, dgate=gate, dup=up, h=dh if h is None else None)
+        if h is None:
+            h = dh
+            t_down = self.down.low_rank_input(h)
+        self.down.backward_parameters(dm, dt_down, h, t_down, grads)
+        del dh, h, dm
+        dt = self.gate_up.backward_low_rank(gate_up)
+        self.gate_up.backward_parameters(gate_up, dt, normed, t, grads)
+        dnormed = self.gate_up.backward_input(gate_up, dt, weights[0])
+        self._through_norm(dnormed, y, self.mlp_norm, rstd, grads, into=dx)
+
+    def _attention_backward(
+        self, dx: Tensor, batch: Batch, tape: Tape, grads: Grads, need_input: bool
+    ) -> None:
+        attention = tape.attention.flatten(1)
+        weights = self.output.weights(dx.dtype)
+        dout = dx
+        if self.attention_post_norm is not None:
+            out, t = self.output.forward(attention, weights)
+            _, rstd = self._norm(out, self.attention_post_norm)
+            dout = self._through_norm(dx, out, self.attention_post_norm, rstd, grads)
+            del out
+        else:
+            t = self.output.low_rank_input(attention)
+        dt = self.output.backward_low_rank(dout)
+        dattention = self.output.backward_input(dout, dt, weights)
+        self.output.backward_parameters(dout, dt, attention, t, grads)
+        del dout, weights
+
+        q, k, v = self._heads(tape.qkv, batch)
+        kernel = batch.attention(self.spec, dx)
+        dq, dk, dv = kernel.backward(
+            dattention.view(tape.attention.shape), q, k, v, tape.attention, tape.attention_extra, batch.seqs
+        )
+        del dattention, q, k, v
+        tape.attention = tape.attention_extra = None
+        dqkv = self._rotate_back(dq, dk, dv, tape.qkv, batch, grads)
+        del dq, dk, dv
+        tape.qkv = None
+
+        normed, rstd = self._norm(tape.input, self.attention_norm)
+        t = self.qkv.low_rank_input(normed)
+        dt = self.qkv.backward_low_rank(dqkv)
+        self.qkv.backward_parameters(dqkv, dt, normed, t, grads)
+        if need_input or grads.wants(self.attention_norm):
+            dnormed = self.qkv.backward_input(dqkv, dt, self.qkv.weights(dx.dtype))
+            self._through_norm(dnormed, tape.input, self.attention_norm, rstd, grads, into=dx)
+
+    def _rotate_back(
+        self, dq: Tensor, dk: Tensor, dv: Tensor, qkv: Tensor, batch: Batch, grads: Grads
+    ) -> Tensor:
+        """The gradients of the rotated heads → that of the fused projection's output, in one buffer."""
+        dqkv = torch.empty_like(qkv)
+        into_q, into_k, into_v = self._split(dqkv)
+        into_v.copy_(dv)
+        rotation = batch.rotations[self.spec.rope_kind]
+        if self.query_norm is None:
+            rotation.backward(dq, dk, into_q, into_k)
+            return dqkv
+        q, k, _ = self._split(qkv)
+        wanted = grads.wants(self.query_norm) or grads.wants(self.key_norm)
+        norm_grads = rotation.norm_rotate_backward(
+            dq, dk, q, k, self._head_norms(), self.spec.eps, self.spec.zero_centred,
+            into=(into_q, into_k), weight_grad=wanted,
+        )  # fmt: skip
+        if wanted:
+            grads.add(self.query_norm, norm_grads[0])
+            grads.add(self.key_norm, norm_grads[1])
+        return dqkv

@@ -1,0 +1,82 @@
+"""Activations in pinned host memory: copied out behind the forward, fetched ahead of the backward.
+
+One side stream copies both ways while the main stream computes. Host buffers come from a pool and go back to it, so
+that pinned memory (slow to allocate) is allocated in the first step only.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Offloader", "Parked"]
+
+
+@dataclass
+class Parked:
+    """A tensor on the host; ``arriving`` is its device copy once it has been called back."""
+
+    host: Tensor
+    buffer: Tensor
+    arriving: Tensor | None = None
+    arrived: torch.cuda.Event | None = None
+
+
+class Offloader:
+    """Moves tensors of one CUDA device to the host and back."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
+        self._free: dict[int, list[Tensor]] = {}
+        self._leaving: list[tuple[Tensor, torch.cuda.Event]] = []
+        self.pinned_bytes = 0
+
+    def _take(self, size: int) -> Tensor:
+        stack = self._free.setdefault(size, [])
+        if stack:
+            return stack.pop()
+        self.pinned_bytes += size
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+
+    def settle(self) -> None:
+        """Lets go of device tensors whose copies were started earlier; the main stream waits for them first."""
+        main = torch.cuda.current_stream(self.device)
+        for _, done in self._leaving:
+            main.wait_event(done)
+        self._leaving.clear()
+
+    def put(self, tensor: Tensor) -> Parked:
+        """Starts copying a contiguous tensor to the host. It is freed at the next ``settle``."""
+        buffer = self._take(tensor.numel() * tensor.element_size())
+        host = buffer.view(tensor.dtype).view(tensor.shape)
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.stream):
+            host.copy_(tensor, non_blocking=True)
+        self._leaving.append((tensor, self.stream.record_event()))
+        return Parked(host, buffer)
+
+    def call(self, parked: Parked) -> None:
+        """Starts copying a tensor back to the device."""
+        if parked.arriving is not None:
+            return
+        parked.arriving = torch.empty_like(parked.host, device=self.device)
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.stream):
+            parked.arriving.copy_(parked.host, non_blocking=True)
+        parked.arrived = self.stream.record_event()
+
+    def take(self, parked: Parked) -> Tensor:
+        """The tensor on the device, waited for by the main stream; its host buffer goes back to the pool."""
+        self.call(parked)
+        torch.cuda.current_stream(self.device).wait_event(parked.arrived)
+        self._give_back(parked)
+        return parked.arriving
+
+    def drop(self, parked: Parked) -> None:
+        """Gives up a parked tensor whose backward never came."""
+        self._give_back(parked)
+
+    def _give_back(self, parked: Parked) -> None:
+        # Whoever takes the buffer next writes it on the same side stream, after this copy.
+        self._free.setdefault(parked.buffer.numel(), []).append(parked.buffer)

@@ -1,0 +1,119 @@
+"""The rule that picks policies when nobody planned the run, and the settings that a plan can drive."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor
+
+from .device import DeviceSpeed, free_host_bytes, speed_of
+from .policy import KEEP, LEAN, RECOMPUTE, LayerPolicy, activation_bytes, policy_of
+
+__all__ = ["Settings", "StackPlan", "offload_policies"]
+
+# Below this many tokens a layer's tensors are too small to be worth a trip to the host.
+_OFFLOAD_FROM = 1024
+# A tile of gate and up: big enough to keep the matrix units busy, small beside the weights.
+_TILE_BYTES = 128 << 20
+# Of the time that a layer computes, what copying may fill; of the host's free memory, what may be pinned.
+_LINK_SHARE, _HOST_SHARE = 0.8, 0.4
+
+
+@dataclass(frozen=True)
+class StackPlan:
+    """A policy a layer, and the tokens of an MLP tile (None: all at once)."""
+
+    policies: list[LayerPolicy]
+    mlp_tile: int | None = None
+
+
+@dataclass
+class Settings:
+    """How the engine spends memory.
+
+    ``checkpointing``: ``False`` keeps everything; ``True`` recomputes; ``"sloth"`` or ``"unsloth"`` recomputes and
+    moves to the host what can be copied while the device computes; a policy's name or a ``LayerPolicy`` for all
+    layers; or a list, one a layer.
+    """
+
+    checkpointing: "bool | str | LayerPolicy | list[str | LayerPolicy]" = "sloth"
+    mlp_tile: "int | str | None" = "auto"
+    loss_chunk_bytes: int = 256 << 20
+    cuda_graphs: bool = True
+
+    def plan(self, config: Any, layers: int, tokens: int, length: int, like: Tensor) -> StackPlan:
+        """What a pass over this many tokens, in sequences of ``length``, does, layer by layer."""
+        chosen = self.checkpointing
+        if isinstance(chosen, list):
+            if len(chosen) != layers:
+                raise ValueError(f"{len(chosen)} policies were given for {layers} layers")
+            policies = [policy_of(p) for p in chosen]
+        elif chosen in ("sloth", "unsloth") and like.is_cuda and tokens >= _OFFLOAD_FROM:
+            policies = self._offload(config, layers, tokens, length, like)
+        else:
+            policies = [self._one(chosen)] * layers
+        return StackPlan(policies, self._tile(config, policies, tokens, like))
+
+    def _one(self, chosen: "bool | str | LayerPolicy") -> LayerPolicy:
+        if chosen is False or chosen is None:
+            return KEEP
+        if chosen is True:
+            return RECOMPUTE
+        return LEAN if chosen in ("sloth", "unsloth") else policy_of(chosen)
+
+    def _offload(self, config: Any, layers: int, tokens: int, length: int, like: Tensor) -> list[LayerPolicy]:
+        sizes = activation_bytes(config, tokens, like.element_size())
+        host = _host_budget()
+        return offload_policies(
+            sizes, _layer_flops(config, tokens, length), layers, speed_of(like.device.index), host
+        )
+
+    def _tile(self, config: Any, policies: list[LayerPolicy], tokens: int, like: Tensor) -> int | None:
+        if self.mlp_tile != "auto":
+            return self.mlp_tile
+        if not like.is_cuda or all("gate_up" in p.held for p in policies):
+            return None
+        tile = max(1024, _TILE_BYTES // (2 * config.intermediate_size * like.element_size()))
+        tile -= tile % 256
+        return None if tile >= tokens else tile
+
+
+@lru_cache(maxsize=1)
+def _host_budget() -> int:
+    # Read once: what the engine itself pins later must not shrink the next step's plan.
+    return int(_HOST_SHARE * free_host_bytes())
+
+
+def _layer_flops(config: Any, tokens: int, length: int) -> float:
+    """Of a layer's forward: its products, and causal attention's."""
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    weights = config.hidden_size * (
+        2 * heads * head_dim + 2 * kv_heads * head_dim + 3 * config.intermediate_size
+    )
+    return 2.0 * tokens * (weights + length * heads * head_dim)
+
+
+def offload_policies(
+    sizes: dict[str, int], flops: float, layers: int, speed: DeviceSpeed, host_bytes: int
+) -> list[LayerPolicy]:
+    """What each layer moves to the host: as much as is copied while the layer computes, and the host can hold.
+
+    A byte moved saves about as many operations whichever tensor it is of, so the order is by size. The last layer's
+    backward comes at once: what it holds stays on the device, but for the wide gate_up.
+    """
+    hidden_bytes = min(flops / speed.flops * speed.link * _LINK_SHARE, host_bytes / max(layers, 1))
+    moved = ["input", "attention"]
+    room = hidden_bytes - sum(sizes[name] for name in moved)
+    for name in ("middle", "qkv"):
+        if sizes[name] <= room:
+            moved.append(name)
+            room -= sizes[name]
+    wide = 0
+    if len(moved) == 4 and room > 0:
+        wide = min(layers - 1, int(room * layers // sizes["gate_up"]))
+    policies = [LayerPolicy(frozenset(), frozenset(moved))] * (layers - 1)
+    for n in range(wide):  # spread evenly, so that the link never has two in a row
+        i = n * (layers - 1) // wide
+        policies[i] = LayerPolicy(frozenset(), frozenset([*moved, "gate_up"]))
+    return [*policies, LayerPolicy(frozenset(moved))]

@@ -1,0 +1,138 @@
+"""The decoder layers as one step of autograd: a forward that tapes what the policy holds, a backward by hand."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .grads import Grads
+from .layer import Batch, Layer, Tape
+from .offload import Offloader, Parked
+from .policy import NAMES, LayerPolicy
+
+__all__ = ["Segment", "Stack"]
+
+
+@dataclass
+class Stack:
+    """Layers with a policy each.
+
+    ``segments`` cuts the stack into steps of autograd: one for adapters, one a layer when whole weights are trained,
+    so that their gradients are added into ``.grad`` layer by layer and never exist twice.
+    """
+
+    layers: list[Layer]
+    policies: list[LayerPolicy]
+    offloader: Offloader | None = None
+    per_layer: bool = False
+
+    def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """(batch, length, hidden) → the same, before the model's last norm."""
+        shape = hidden.shape
+        x = hidden.reshape(-1, shape[-1])
+        if not torch.is_grad_enabled():
+            for layer in self.layers:
+                x = layer.forward(x, batch, Tape())
+            return x.view(shape)
+        step = 1 if self.per_layer else len(self.layers)
+        for start in range(0, len(self.layers), step):
+            segment = Segment(self, batch, range(start, min(start + step, len(self.layers))))
+            x = _Run.apply(x, segment, *segment.parameters)
+        return x.view(shape)
+
+
+@dataclass
+class Segment:
+    """A run of layers in one pass, with their tapes."""
+
+    stack: Stack
+    batch: Batch
+    span: range
+    into: list[Tensor] | None = None
+    """Where the parameters' gradients go; new tensors when not given."""
+    parameters: list[nn.Parameter] = field(init=False)
+    tapes: dict[int, Tape] = field(default_factory=dict)
+    spent: bool = False
+
+    def __post_init__(self) -> None:
+        self.parameters = [p for i in self.span for p in self.stack.layers[i].parameters()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i in self.span:
+            tape = Tape()
+            hold_gate_up = "gate_up" in self.stack.policies[i].held
+            x = self.stack.layers[i].forward(x, self.batch, tape, hold_gate_up=hold_gate_up)
+            self._hold(i, tape)
+        if self.stack.offloader:
+            self.stack.offloader.settle()
+        return x
+
+    def backward(self, dx: Tensor, need_input: bool) -> tuple[Tensor | None, list[Tensor | None]]:
+        if self.spent:
+            raise RuntimeError(
+                "backward ran a second time through the same forward: the engine frees what the first one used. "
+                "Run the forward again."
+            )
+        self.spent = True
+        grads = Grads(self.parameters, self.into)
+        for i in reversed(self.span):
+            tape = self._fetch(i)
+            if i - 1 in self.tapes:
+                self._call(i - 1)
+            last = i == self.span.start
+            dx = self.stack.layers[i].backward(dx, self.batch, tape, grads, need_input=need_input or not last)
+            del tape
+        return (dx if need_input else None), grads.result()
+
+    def _hold(self, i: int, tape: Tape) -> None:
+        """Leaves on the tape what the layer's policy holds, and starts moving what goes to the host."""
+        policy, offloader = self.stack.policies[i], self.stack.offloader
+        if offloader:
+            offloader.settle()
+        for name in NAMES:
+            tensor = getattr(tape, name)
+            if tensor is None or name in policy.device:
+                continue
+            if name not in policy.host:
+                setattr(tape, name, None)
+            elif offloader:
+                setattr(tape, name, offloader.put(tensor))
+        if tape.attention is None:
+            tape.attention_extra = None
+        self.tapes[i] = tape
+
+    def _call(self, i: int) -> None:
+        for parked in _parked(self.tapes[i]).values():
+            self.stack.offloader.call(parked)
+
+    def _fetch(self, i: int) -> Tape:
+        tape = self.tapes.pop(i)
+        for name, parked in _parked(tape).items():
+            setattr(tape, name, self.stack.offloader.take(parked))
+        return tape
+
+    def __del__(self) -> None:
+        for tape in self.tapes.values():
+            for parked in _parked(tape).values():
+                self.stack.offloader.drop(parked)
+
+
+def _parked(tape: Tape) -> dict[str, Parked]:
+    return {name: value for name in NAMES if isinstance(value := getattr(tape, name), Parked)}
+
+
+class _Run(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, segment: Segment, *parameters: nn.Parameter) -> Tensor:
+        ctx.segment = segment
+        with torch.autocast(x.device.type, enabled=False):
+            return segment.forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> Any:
+        # Written to on the way down, and autograd may hand the same tensor to somebody else.
+        dx = dout.clone(memory_format=torch.contiguous_format)
+        with torch.autocast(dout.device.type, enabled=False):
+            dx, grads = ctx.segment.backward(dx, ctx.needs_input_grad[0])
+        return dx, None, *grads

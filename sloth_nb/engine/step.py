@@ -1,0 +1,68 @@
+"""A causal model's training step without autograd: what a CUDA graph captures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from sloth_nb_kernels.linear_cross_entropy import linear_cross_entropy_forward
+from sloth_nb_kernels.rms_norm import rms_norm_backward, rms_norm_forward
+from torch import Tensor
+
+from .batching import Call
+from .offload import Offloader
+from .rules import StackPlan
+from .sequences import Sequences
+from .stack import Segment, Stack
+
+if TYPE_CHECKING:
+    from .causal import CausalEngine
+
+__all__ = ["CausalStep"]
+
+
+class CausalStep:
+    """Forward and backward of one shape; only adapters are trained.
+
+    Inputs: ``input_ids`` and ``targets`` (batch, length), ``items`` (fp32 scalar that divides the summed loss), and
+    for packed batches ``position_ids`` and ``cu_seqlens``. Gradients are written into ``buffers``.
+    """
+
+    def __init__(self, engine: CausalEngine, plan: StackPlan, longest: int, buffers: list[Tensor]):
+        self.engine, self.plan, self.longest, self.buffers = engine, plan, longest, buffers
+        # Its own: pinned buffers are part of the graph, and nobody else may write them.
+        device = buffers[0].device
+        self.offloader = Offloader(device) if any(p.host for p in plan.policies) else None
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        engine, ids = self.engine, inputs["input_ids"]
+        cu_seqlens = inputs.get("cu_seqlens")
+        if cu_seqlens is None:
+            seqs = Sequences(*ids.shape)
+        else:
+            seqs = Sequences(1, self.longest, cu_seqlens, ids.numel())
+        batch = engine.batch(Call(seqs, inputs.get("position_ids")), ids.shape[1], ids.device, self.plan)
+        stack = Stack(engine.layers(), self.plan.policies, self.offloader)
+        self._segment = Segment(stack, batch, range(len(stack.layers)), self.buffers)
+        self._x = self._segment.forward(engine.base.embed_tokens(ids).flatten(0, 1))
+        spec, weight = engine.specs[0], engine.base.norm.weight
+        normed, self._rstd = rms_norm_forward(self._x, weight, spec.eps, zero_centred=spec.zero_centred)
+        result = linear_cross_entropy_forward(
+            normed,
+            engine.head().weight,
+            inputs["targets"].flatten(),
+            softcap=engine.softcap,
+            chunk_bytes=engine.settings.loss_chunk_bytes,
+            out=normed if normed.is_cuda else None,  # on a CPU masked rows are left out, and need their zeros
+        )
+        self._dhidden, self._items = result.hidden_grad, inputs["items"]
+        return result.loss / self._items
+
+    def backward(self, dloss: Tensor) -> None:
+        spec, weight = self.engine.specs[0], self.engine.base.norm.weight
+        dx = self._dhidden.mul_(dloss / self._items)
+        rms_norm_backward(dx, self._x, weight, self._rstd, zero_centred=spec.zero_centred, out=dx)
+        segment = self._segment
+        self._segment = self._x = self._rstd = self._dhidden = None
+        with torch.autocast(dx.device.type, enabled=False):
+            segment.backward(dx, need_input=False)

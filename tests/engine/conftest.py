@@ -1,0 +1,6 @@
+"""The room's helper module, importable by its tests under importlib mode."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

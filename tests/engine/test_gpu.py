@@ -1,0 +1,196 @@
+"""On a GPU: every attention kernel against float64, the 8B layer's shape in bf16, fp16 as on a T4, graphs, offload."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from families import adapted_model, batch, step, worst
+from torch.nn import functional as F
+
+from sloth_nb.engine.attention import Composite, CuDNN, Efficient, Flash
+from sloth_nb.engine.sequences import Sequences
+from sloth_nb.models.install import engine_of, install
+
+pytestmark = pytest.mark.gpu
+
+CASES = {
+    "cudnn": (lambda s, g, w: CuDNN(s), torch.bfloat16, None, False),
+    "cudnn-fp16": (lambda s, g, w: CuDNN(s), torch.float16, None, False),
+    "flash": (lambda s, g, w: Flash(s), torch.bfloat16, None, False),
+    "flash-window": (lambda s, g, w: Flash(s, w), torch.bfloat16, 37, False),
+    "flash-packed": (lambda s, g, w: Flash(s), torch.bfloat16, None, True),
+    "flash-packed-window": (lambda s, g, w: Flash(s, w), torch.bfloat16, 37, True),
+    "efficient-fp16": (lambda s, g, w: Efficient(s, g), torch.float16, None, False),
+    "efficient-fp32": (lambda s, g, w: Efficient(s, g), torch.float32, None, False),
+    "efficient-window": (lambda s, g, w: Efficient(s, g, w), torch.float16, 37, False),
+    "efficient-packed": (lambda s, g, w: Efficient(s, g), torch.float16, None, True),
+    "efficient-packed-window": (lambda s, g, w: Efficient(s, g, w), torch.float16, 37, True),
+    "composite": (lambda s, g, w: Composite(s, g, w), torch.float32, 37, True),
+}
+
+
+def reference(q, k, v, scale, window, bounds):
+    """Attention in float64, sequence by sequence, head by head."""
+    outs = []
+    for a, b in bounds:
+        groups = q.shape[1] // k.shape[1]
+        qs, ks, vs = (x[a:b].transpose(0, 1) for x in (q, k, v))
+        ks, vs = ks.repeat_interleave(groups, 0), vs.repeat_interleave(groups, 0)
+        i = torch.arange(b - a, device=q.device)
+        distance = i[:, None] - i[None, :]
+        seen = (distance >= 0) & ((distance < window) if window else True)
+        scores = (qs @ ks.transpose(1, 2) * scale).masked_fill(~seen, -torch.inf)
+        outs.append((scores.softmax(-1) @ vs).transpose(0, 1))
+    return torch.cat(outs)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_attention_forward_and_backward_match_float64(name):
+    make, dtype, window, packed = CASES[name]
+    if dtype is torch.bfloat16 and torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("this device has no bf16")
+    torch.manual_seed(0)
+    heads, kv_heads, dim, scale = 4, 2, 64, 0.1
+    if packed:
+        edges = [0, 70, 71, 200, 256]
+        seqs = Sequences(1, 129, torch.tensor(edges, device="cuda", dtype=torch.int32), 256)
+        bounds = list(pairwise(edges))
+    else:
+        seqs, bounds = Sequences(2, 128), [(0, 128), (128, 256)]
+    fused = torch.randn(256, (heads + 2 * kv_heads) * dim, device="cuda", dtype=dtype)
+    q, k, v = fused.split([heads * dim, kv_heads * dim, kv_heads * dim], 1)
+    q, k, v = q.unflatten(1, (heads, -1)), k.unflatten(1, (kv_heads, -1)), v.unflatten(1, (kv_heads, -1))
+    kernel = make(scale, heads // kv_heads, window)
+    out, extra = kernel.forward(q, k, v, seqs)
+    dout = torch.randn_like(out)
+    grads = kernel.backward(dout, q, k, v, out, extra, seqs)
+    leaves = [x.double().detach().requires_grad_() for x in (q, k, v)]
+    truth = reference(*leaves, scale, window, bounds)
+    truths = torch.autograd.grad(truth, leaves, dout.double())
+    # Probabilities and their gradients are rounded to the dtype before the second product: a few units of 2^-8 (bf16).
+    limit = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 2e-3}[dtype]
+    for got, wanted in zip((out, *grads), (truth, *truths), strict=True):
+        assert float((got.double() - wanted).norm() / wanted.norm()) < limit
+
+
+def on_gpu(model, inputs, dtype=None):
+    model.cuda()
+    if dtype is not None:
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
+    return model, {n: t.cuda() for n, t in inputs.items()}
+
+
+@pytest.mark.parametrize("policy", ["keep", "recompute", "offload"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gemma3", "phi3"])
+def test_fp32_gradients_match_peft(family, policy):
+    model, inputs = on_gpu(adapted_model(family), batch())
+    wanted = step(model, **inputs)
+    install(model, policy, cuda_graphs=False, mlp_tile=16)
+    loss, grads = step(model, **inputs)
+    assert abs(float(loss - wanted[0])) < 1e-4 and worst(grads, wanted[1]) < 1e-3
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3"])
+def test_a_replayed_step_gives_the_gradients_of_an_eager_one(family):
+    model, _ = on_gpu(adapted_model(family), batch())
+    install(model, True, cuda_graphs=False)
+    wanted = [step(model, **on_gpu(model, batch(seed=seed))[1]) for seed in range(6)]
+    install(model, True)
+    for seed, (loss, grads) in enumerate(wanted):
+        got_loss, got = step(model, **on_gpu(model, batch(seed=seed))[1])
+        assert abs(float(got_loss - loss)) < 1e-5 and worst(got, grads) < 1e-4
+    replays = engine_of(model).replays
+    assert len(replays) and replays.disabled_because is None
+
+
+def test_replayed_gradients_accumulate_and_two_forwards_may_wait():
+    model, _ = on_gpu(adapted_model("llama"), batch())
+    batches = [on_gpu(model, batch(seed=seed))[1] for seed in range(4)]
+
+    def accumulate():
+        model.zero_grad(set_to_none=True)
+        for inputs in batches[:2]:
+            model(**inputs).loss.backward()
+        (model(**batches[2]).loss + model(**batches[3]).loss).backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    install(model, True, cuda_graphs=False)
+    wanted = accumulate()
+    install(model, True)
+    for _ in range(3):
+        assert worst(accumulate(), wanted) < 1e-4
+
+
+def test_replayed_packed_batches_follow_their_boundaries():
+    model, _ = on_gpu(adapted_model("llama"), batch(), torch.float16)
+    batches = []
+    for lengths in ([5, 9, 18], [16, 16], [30, 2], [1, 1, 30], [8, 8, 8, 8]):
+        ids = batch(1, 32, seed=len(lengths))["input_ids"].cuda()
+        positions = torch.cat([torch.arange(n) for n in lengths])[None].cuda()
+        cu = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32).cuda()
+        told = {"cu_seq_lens_q": cu, "cu_seq_lens_k": cu, "max_length_q": 32, "max_length_k": 32}
+        batches.append(
+            {"input_ids": ids, "labels": ids.masked_fill(positions == 0, -100), "position_ids": positions}
+            | told
+        )
+    install(model, True, cuda_graphs=False)
+    wanted = [step(model, **inputs) for inputs in batches]
+    install(model, True)
+    for _ in range(4):
+        for inputs, (loss, grads) in zip(batches, wanted, strict=True):
+            got_loss, got = step(model, **inputs)
+            assert abs(float(got_loss - loss)) < 1e-3 and worst(got, grads) < 1e-2
+
+
+def test_fp16_with_a_grad_scaler_trains_without_nan():
+    model, inputs = on_gpu(adapted_model("llama"), batch(), torch.float16)
+    install(model, "sloth")
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimiser, scaler = torch.optim.AdamW(parameters, lr=1e-2), torch.amp.GradScaler("cuda")
+    losses = []
+    for _ in range(40):
+        with torch.autocast("cuda", dtype=torch.float16):
+            loss = model(**inputs).loss
+        scaler.scale(loss).backward()
+        scaler.step(optimiser)
+        scaler.update()
+        optimiser.zero_grad(set_to_none=True)
+        losses.append(float(loss.detach()))
+    assert all(loss == loss for loss in losses) and losses[-1] < 0.5 * losses[0]
+    assert all(bool(torch.isfinite(p).all()) for p in parameters)
+
+
+def test_bf16_at_the_8b_layers_shape_agrees_with_fp32():
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32000, hidden_size=4096, intermediate_size=14336, num_hidden_layers=2,
+        num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=4096,
+    )  # fmt: skip
+    with torch.device("cuda"):
+        model = LlamaForCausalLM(config)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    model = get_peft_model(model, LoraConfig(r=32, lora_alpha=32, target_modules=targets)).train()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.01)
+            elif not parameter.requires_grad:  # both sides see weights that bf16 can say
+                parameter.copy_(parameter.bfloat16())
+    ids = torch.randint(0, 32000, (2, 512), device="cuda")
+    loss, wanted = step(model, input_ids=ids, labels=ids)
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
+    for policy in ("keep", "recompute", "offload"):
+        install(model, policy, mlp_tile=512)
+        got_loss, got = step(model, input_ids=ids, labels=ids)
+        assert abs(float(got_loss - loss)) < 1e-3 * float(loss)
+        assert (
+            min(float(F.cosine_similarity(got[n].flatten(), wanted[n].flatten(), 0)) for n in wanted)
+            >= 0.9995
+        )
