@@ -1,0 +1,99 @@
+"""Installing the engine on one model instance: two forwards are replaced, nothing else, and it can be undone.
+
+No class, module or registry of another package is touched, so two models with different settings live side by side.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from ..engine.causal import CausalEngine
+from ..engine.rules import Settings
+from ..engine.spec import Unsupported
+from .report import Report
+
+__all__ = ["engine_of", "install"]
+
+
+class _Forward:
+    """A forward of one module instance, with the engine in front of the original."""
+
+    def __init__(self, module: nn.Module, handler: Callable[..., Any]):
+        self._module, self._handler = module, handler
+        self._original = module.forward
+        self._had_own = "forward" in module.__dict__
+        # Trainers read the signature to know which columns a model takes.
+        functools.update_wrapper(self, self._original)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._handler(self._original, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # A copied model (a reference model, say) runs plain: the engine belongs to the instance it was installed on.
+        module = memo.get(id(self._module)) or copy.deepcopy(self._module, memo)
+        return types.MethodType(type(module).forward, module)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a model with the engine installed can't be pickled; call report.undo() first")
+
+    def install(self) -> None:
+        self._module.forward = self
+
+    def undo(self) -> None:
+        if self._module.__dict__.get("forward") is not self:
+            return
+        if self._had_own:
+            self._module.forward = self._original
+        else:
+            del self._module.__dict__["forward"]
+
+
+def _causal_of(model: nn.Module) -> nn.Module:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def engine_of(model: nn.Module) -> CausalEngine | None:
+    """The engine installed on a model (or on the one inside its adapters), or None."""
+    report = getattr(_causal_of(model), "_sloth_report", None)
+    return report.engine if report is not None and report.installed else None
+
+
+def install(model: nn.Module, checkpointing: Any = "sloth", **settings: Any) -> Report:
+    """Puts the engine on ``model``; installing again replaces the settings.
+
+    Args:
+        model: a causal language model of transformers, plain or wrapped by peft.
+        checkpointing: what ``Settings.checkpointing`` takes: True, False, "sloth", "unsloth", a policy, or one a layer.
+        settings: further fields of ``Settings`` (``mlp_tile``, ``loss_chunk_bytes``, ``cuda_graphs``).
+    Returns:
+        A ``Report`` of what runs where and, for what was left as it was, why; ``report.undo()`` restores the model.
+    """
+    causal = _causal_of(model)
+    previous = getattr(causal, "_sloth_report", None)
+    if previous is not None:
+        previous.undo()
+    report = Report(type(causal).__name__)
+    causal.__dict__["_sloth_report"] = report
+    try:
+        engine = CausalEngine(causal, Settings(checkpointing, **settings))
+    except (Unsupported, AttributeError) as reason:
+        report.left = _reason(causal, reason)
+        return report
+    forwards = [_Forward(causal.model, engine.base_forward), _Forward(causal, engine.causal_forward)]
+    for forward in forwards:
+        forward.install()
+    report.engine = engine
+    report.undo_steps = [forward.undo for forward in reversed(forwards)]
+    return report
+
+
+def _reason(causal: nn.Module, error: Exception) -> str:
+    if isinstance(error, Unsupported):
+        return str(error)
+    return f"{type(causal).__name__} is not a decoder of the shape that the engine knows ({error})"
