@@ -195,12 +195,15 @@ def test_clear_forgets(front_end, find, chat, script):
     assert len(chat._turns.children) == 1
 
 
-def test_without_a_front_end_ask_still_shows_the_turn(front_end, script, monkeypatch):
+def test_without_a_front_end_the_transcript_is_kept_all_the_same(front_end, script, monkeypatch):
     monkeypatch.setenv("SLOTH_NB_HOST", "headless")
     chat = Chat(Model(), "tokenizer", compare=False)
     assert chat.ask("Who?") == "I am Ada."
-    (turn,) = front_end.displays.values()
-    assert "I am Ada." in turn[0]["text/html"] and not front_end.messages
+    chat._ipython_display_()
+    chat.ask("And now?")
+    (transcript,) = front_end.displays.values()
+    assert "Who?" in transcript[0]["text/html"] and "And now?" in transcript[-1]["text/html"]
+    assert not front_end.messages
 
 
 def test_in_a_script_ask_returns_and_nothing_else(script, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sloth_nb_widgets import plot
+from sloth_nb_widgets._numbers import nice_ticks, thin
 from sloth_nb_widgets.plot import Bar, Chart, Figure, Line, Segment, StackedBars, bundle, format_number, svg
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -52,7 +53,7 @@ def test_thinning_keeps_ends_and_extremes():
     x = [float(i) for i in range(10_000)]
     y = [math.sin(i / 7) for i in x]
     y[1234] = 9.0
-    thin_x, thin_y = plot._thin(x, y, 100)
+    thin_x, thin_y = thin(x, y, 100)
     assert len(thin_x) <= 400
     assert thin_x == sorted(thin_x) and thin_x[0] == 0 and thin_x[-1] == 9999
     assert max(thin_y) == 9.0 and min(thin_y) == min(y)
@@ -72,7 +73,7 @@ def test_any_numbers_can_be_drawn(values):
     st.integers(1, 12),
 )
 def test_ticks_lie_inside_and_are_about_as_many(low, width, about):
-    ticks = plot.nice_ticks(low, low + width, about)
+    ticks = nice_ticks(low, low + width, about)
     slack = width * 1e-6 + abs(low) * 1e-14
     assert all(low - slack <= tick <= low + width + slack for tick in ticks)
     assert len(ticks) <= about + 2

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from .plot import _INK, PALETTE, Chart, Figure, StackedBars
+from .figures import PALETTE, Chart, Figure, StackedBars
 
 __all__ = ["to_plotly"]
 
+_INK = "#767b81"  # one colour on light and dark: at least 4.1:1 on both
 _CLEAR = "rgba(0,0,0,0)"  # the page's own ground shows through, light or dark
 _GRID = "rgba(128,128,128,0.22)"
 _PATTERNS = ("", "/", "\\", "|", "-", "x", ".", "+")

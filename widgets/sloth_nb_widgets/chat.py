@@ -11,9 +11,9 @@ import traitlets
 
 from sloth_nb.errors import ModelError
 
-from . import controls, host
+from . import controls
 from .conversation import Conversation, Side, Turn
-from .html import Markup, element, join, stylesheet
+from .html import Markup, element
 from .panel import Panel
 from .pulse import Pulse
 
@@ -72,7 +72,7 @@ class Chat(Panel):
     # For code -----------------------------------------------------------------------------------------------
 
     def ask(self, question: str) -> str:
-        """Asks, shows the turn, and returns the answer (the tuned one) when it is complete.
+        """Asks, shows the turn in the panel, and returns the answer (the tuned one) when it is complete.
 
         Raises:
             ModelError: an answer is being written already.
@@ -85,8 +85,6 @@ class Chat(Panel):
         finally:
             self._busy.release()
             self._end(turn)
-        if not self._shown and host.current().displays:
-            self._display_turn(turn)
         return turn.answers["tuned"].strip()
 
     def stop(self) -> None:
@@ -245,14 +243,6 @@ class Chat(Panel):
 
     def _text(self) -> str:
         return str(self.conversation)
-
-    def _display_turn(self, turn: Turn) -> None:
-        """Where ``ask`` is called and the panel is nowhere on the page, the turn is the cell's output."""
-        from IPython.display import display
-
-        card = element("div", turn.html(), class_="sloth sloth-card")
-        bundle = {"text/html": join([stylesheet("colours", "theme"), card]), "text/plain": str(turn)}
-        display(bundle, raw=True, display_id=f"sloth-turn-{self._uid}-{len(self.conversation.turns)}")
 
 
 def _nothing_said() -> widgets.HTML:

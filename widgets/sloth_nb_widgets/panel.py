@@ -127,16 +127,14 @@ class Panel(traitlets.HasTraits):
         return self._text()
 
     def _ipython_display_(self) -> None:
-        from IPython.display import display
-
         if not host.current().displays:
             print(self)
             return
         with self._sending:
             place = f"{self._uid}-{len(self._shown)}"
             if (live := self._live()) is not None:
-                display(live, raw=True, display_id=f"sloth-live-{place}")
-            display(self._snapshot(), raw=True, display_id=f"sloth-snapshot-{place}")
+                _show(live, f"sloth-live-{place}")
+            _show(self._snapshot(), f"sloth-snapshot-{place}")
             self._shown.append(place)
 
     def _live(self) -> dict[str, Any] | None:
@@ -212,21 +210,21 @@ class Panel(traitlets.HasTraits):
             snapshot, live = self._snapshot(), self._live()
             for place in self._shown:
                 if live is not None and _WIDGET not in live:
-                    _update(f"sloth-live-{place}", live)
-                _update(f"sloth-snapshot-{place}", snapshot)
+                    _show(live, f"sloth-live-{place}", again=True)
+                _show(snapshot, f"sloth-snapshot-{place}", again=True)
 
     def _place_live(self) -> None:
         """Puts the widget back where something static took its place."""
         with self._sending:
             for place in self._shown:
-                _update(f"sloth-live-{place}", self._live_bundle())
+                _show(self._live_bundle(), f"sloth-live-{place}", again=True)
         self._snapshot_soon()
 
 
-def _update(display_id: str, bundle: dict[str, Any]) -> None:
-    from IPython.display import update_display
+def _show(bundle: dict[str, Any], display_id: str, *, again: bool = False) -> None:
+    from IPython.display import display, update_display
 
-    update_display(bundle, raw=True, display_id=display_id)
+    (update_display if again else display)(bundle, raw=True, display_id=display_id)
 
 
 def _unknown(panel: str, name: str, known: Sequence[str]) -> str:
