@@ -22,6 +22,7 @@ _HOMES = {
     "pipeline": ["Prepared", "prepare"],
     "reading": ["load_data"],
     "schema": ["Schema", "recognise"],
+    "standard": ["standardise"],
     "report": ["DataReport"],
     "template": ["ChatTemplate"],
 }

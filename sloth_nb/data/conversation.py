@@ -6,40 +6,59 @@ from typing import Any
 
 from sloth_nb.errors import DatasetError
 
-__all__ = ["ROLE_ALIASES", "message_reader", "normalise_messages", "to_messages"]
+__all__ = [
+    "PAIR_KEYS",
+    "ROLE_ALIASES",
+    "UNSURE_ROLES",
+    "content_key",
+    "message_reader",
+    "normalise_messages",
+    "read_tools",
+    "role_key",
+    "to_messages",
+]
 
 # What data sets call the speakers. Unknown names are an error: a guessed speaker would be trained on wrongly.
+_SPEAKERS = {
+    "system": "system developer",
+    "user": "user human prompter input question instruction",
+    "assistant": """
+        assistant gpt chatgpt bing bard bot ai model output response answer claude gemini llm chatbot gpt4
+        gpt-4 gpt-3.5-turbo
+    """,
+    "tool": "tool function observation function_response tool_response ipython",
+    "tool_call": "function_call tool_call",
+}
+# Names of people rather than of parts: right in most data sets, but worth a look.
+_PEOPLE = {
+    "user": "client customer patient student person questioner asker",
+    "assistant": "agent doctor teacher advisor therapist counselor tutor expert",
+}
+UNSURE_ROLES = frozenset(name for people in _PEOPLE.values() for name in people.split())
 ROLE_ALIASES = {
-    "system": "system",
-    "developer": "developer",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "input": "user",
-    "question": "user",
-    "instruction": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "bot": "assistant",
-    "ai": "assistant",
-    "model": "assistant",
-    "output": "assistant",
-    "response": "assistant",
-    "answer": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-    "tool_response": "tool",
-    "function_call": "tool_call",
-    "tool_call": "tool_call",
-    "ipython": "tool",
+    name: role for table in (_SPEAKERS, _PEOPLE) for role, words in table.items() for name in words.split()
 }
 ROLE_KEYS = ("role", "from", "speaker", "author")
-CONTENT_KEYS = ("content", "value", "text", "message")
+CONTENT_KEYS = ("content", "value", "text", "message", "utterance")
+# Turns that hold a question and its answer, by their keys.
+PAIR_KEYS = {
+    "input": "output",
+    "human": "assistant",
+    "user": "assistant",
+    "question": "answer",
+    "prompt": "response",
+    "instruction": "output",
+}
+
+
+def role_key(turn: Mapping[str, Any]) -> str | None:
+    """The key under which a turn names its speaker."""
+    return next((key for key in ROLE_KEYS if key in turn), None)
+
+
+def content_key(turn: Mapping[str, Any]) -> str | None:
+    """The key under which a turn holds what is said."""
+    return next((key for key in CONTENT_KEYS if key in turn), None)
 
 
 def normalise_messages(turns: Any, aliases: Mapping[str, str] = ROLE_ALIASES) -> list[dict[str, Any]]:
@@ -56,22 +75,45 @@ def normalise_messages(turns: Any, aliases: Mapping[str, str] = ROLE_ALIASES) ->
         turns = _parse_json(turns)
     if not isinstance(turns, (list, tuple)):
         raise DatasetError(f"a conversation is a list of turns, not {type(turns).__name__}")
-    return [_message(turn, number, aliases) for number, turn in enumerate(turns, 1)]
+    if turns and all(isinstance(turn, str) for turn in turns):
+        return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+    messages: list[dict[str, Any]] = []
+    for number, turn in enumerate(turns, 1):
+        if pair := _both(turn):
+            messages += pair
+        else:
+            messages.append(_message(turn, number, aliases))
+    return messages
+
+
+def _both(turn: Any) -> list[dict[str, Any]]:
+    """A turn that holds a question and its answer, as two messages (and a system message, if it has one)."""
+    if not isinstance(turn, Mapping) or role_key(turn):
+        return []
+    for user, assistant in PAIR_KEYS.items():
+        if isinstance(turn.get(user), str) and isinstance(turn.get(assistant), str):
+            messages = [
+                {"role": "user", "content": turn[user]},
+                {"role": "assistant", "content": turn[assistant]},
+            ]
+            system = turn.get("system")
+            return [{"role": "system", "content": system}, *messages] if system else messages
+    return []
 
 
 def _message(turn: Any, number: int, aliases: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(turn, Mapping):
         raise DatasetError(f"turn {number} is {type(turn).__name__}, not a dict with a role and a content")
     given = {k: v for k, v in turn.items() if v is not None}
-    role_key = next((k for k in ROLE_KEYS if k in given), None)
-    if role_key is None:
+    key = role_key(given)
+    if key is None:
         raise DatasetError(f"turn {number} has no role (its keys: {', '.join(map(str, turn)) or 'none'})")
-    name = str(given.pop(role_key)).strip()
+    name = str(given.pop(key)).strip()
     role = aliases.get(name) or aliases.get(name.lower())
     if role is None:
         raise DatasetError(f"turn {number} is spoken by {name!r}; known: {', '.join(sorted(set(aliases)))}")
-    content_key = next((k for k in CONTENT_KEYS if k in given), None)
-    content = given.pop(content_key) if content_key else None
+    held = content_key(given)
+    content = given.pop(held) if held else None
     if role == "tool_call":
         return {"role": "assistant", "content": "", "tool_calls": _calls(content)}
     if "tool_calls" in given:
@@ -122,6 +164,26 @@ def _calls(value: Any) -> list[dict[str, Any]]:
     return calls
 
 
+def read_tools(value: Any) -> list[dict[str, Any]] | None:
+    """A row's tools as templates take them, from a list or JSON text; None when there are none.
+
+    Bare functions get their ``{"type": "function", …}`` wrapping; keys that Arrow filled with None are left
+    out.
+    """
+    if isinstance(value, str):
+        value = _parse_json(value) if value.strip() else None
+    if not value:
+        return None
+    tools = [_without_none(tool) for tool in (value if isinstance(value, (list, tuple)) else [value])]
+    return [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return [_without_none(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
 def _parse_json(text: str) -> Any:
     try:
         return json.loads(text)
@@ -141,9 +203,12 @@ def to_messages(row: Mapping[str, Any], schema: Any) -> list[dict[str, Any]]:
 def message_reader(schema: Any) -> Callable[[Mapping[str, Any]], list[dict[str, Any]]]:
     """``to_messages`` for many rows of one schema."""
     columns = schema.mapping
+    aliases = {**ROLE_ALIASES, **schema.roles}
     if "messages" in columns:
-        return _turns_reader(columns["messages"], columns.get("system"), {**ROLE_ALIASES, **schema.roles})
-    return _pair_reader(columns["user"], columns.get("context"), columns.get("system"), columns["assistant"])
+        return _turns_reader(columns["messages"], columns.get("system"), aliases)
+    if "completion" in columns:
+        return _continued_reader(columns["prompt"], columns["completion"], aliases)
+    return _pair_reader(columns)
 
 
 def _turns_reader(turns: str, system: str | None, aliases: Mapping[str, str]) -> Callable:
@@ -156,7 +221,24 @@ def _turns_reader(turns: str, system: str | None, aliases: Mapping[str, str]) ->
     return read
 
 
-def _pair_reader(user: str, context: str | None, system: str | None, assistant: str) -> Callable:
+def _continued_reader(prompt: str, completion: str, aliases: Mapping[str, str]) -> Callable:
+    def read(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        asked = row[prompt]
+        if isinstance(asked, str):
+            asked = [{"role": "user", "content": asked}]
+        said = row[completion]
+        if isinstance(said, str):
+            said = [{"role": "assistant", "content": said}]
+        return normalise_messages(asked, aliases) + normalise_messages(said, aliases)
+
+    return read
+
+
+def _pair_reader(columns: Mapping[str, str]) -> Callable:
+    user, assistant = columns["user"], columns["assistant"]
+    context, system = columns.get("context"), columns.get("system")
+    history, reasoning = columns.get("history"), columns.get("reasoning")
+
     def read(row: Mapping[str, Any]) -> list[dict[str, Any]]:
         question, answer = _cell(row, user), _cell(row, assistant)
         if context and (more := _cell(row, context)):
@@ -166,11 +248,22 @@ def _pair_reader(user: str, context: str | None, system: str | None, assistant: 
         if not answer or answer.isspace():
             raise DatasetError(f"column {assistant!r} is empty")
         messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        if reasoning and (thought := _cell(row, reasoning)):
+            messages[1]["reasoning_content"] = thought
+        if history and row.get(history):
+            messages = _past(row[history]) + messages
         if system and (said := _cell(row, system)):
             messages.insert(0, {"role": "system", "content": said})
         return messages
 
     return read
+
+
+def _past(history: Any) -> list[dict[str, Any]]:
+    """Earlier exchanges: pairs of texts, or turns."""
+    if all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in history):
+        return normalise_messages([text for pair in history for text in pair])
+    return normalise_messages(history)
 
 
 def _cell(row: Mapping[str, Any], column: str) -> str:
@@ -181,4 +274,12 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
         return ""
     if isinstance(value, (int, float)):
         return str(value)
+    if isinstance(
+        value, Mapping
+    ):  # an answer with its place in the text (SQuAD), or with its aliases (TriviaQA)
+        value = value.get("text", value.get("value"))
+    if isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    if isinstance(value, str):
+        return value
     raise DatasetError(f"column {column!r} holds {type(value).__name__}, not text")

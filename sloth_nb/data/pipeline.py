@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from sloth_nb.data.assemble import Assembly
-from sloth_nb.data.conversation import message_reader
+from sloth_nb.data.conversation import message_reader, read_tools
 from sloth_nb.data.reading import OnError, load_data
 from sloth_nb.data.report import DataReport
-from sloth_nb.data.schema import Schema, recognise
+from sloth_nb.data.schema import Schema, mapped, recognise
 from sloth_nb.data.skeleton import FastTemplate
 from sloth_nb.data.template import ChatTemplate, Rendered, TrainOn
-from sloth_nb.data.tokenise import Encoded, RowEncoder
+from sloth_nb.data.tokenise import IGNORED, Encoded, RowEncoder
 from sloth_nb.errors import DatasetError, SlothError, TemplateError
 
 __all__ = ["Prepared", "prepare"]
@@ -42,7 +43,7 @@ def prepare(
     max_length: int | None = 2048,
     train_on: TrainOn = "assistant",
     packing: bool = False,
-    mapping: Mapping[str, str] | None = None,
+    mapping: Mapping[str, Any] | Schema | None = None,
     on_error: OnError = "raise",
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> Prepared:
@@ -70,11 +71,14 @@ def prepare(
         raise DatasetError("packing fills rows up to max_length: give one.")
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     dataset = load_data(source, on_error=on_error)
-    schema = Schema("mapped", dict(mapping)) if mapping else recognise(dataset)
-    _check_columns(schema, dataset.column_names)
+    schema = mapped(mapping, dataset.column_names) if mapping else recognise(dataset, task="sft")
+    if schema.kind in _ELSEWHERE:
+        raise DatasetError(f"This is {schema}.\n  {_ELSEWHERE[schema.kind]}")
     report = DataReport(rows=len(dataset), max_length=max_length, schema=str(schema))
     encoder = RowEncoder(tokenizer)
-    if "text" in schema.mapping:
+    if schema.kind == "tokenised":
+        reader = _TokenRows(schema)
+    elif "text" in schema.mapping:
         reader = _TextRows(schema, encoder, tokenizer)
     else:
         reader = _ConversationRows(
@@ -99,7 +103,7 @@ class _ConversationRows:
     def __init__(self, schema: Schema, encoder: RowEncoder, template: ChatTemplate, train_on: TrainOn):
         self.schema, self.encoder, self.train_on = schema, encoder, train_on
         self.template = FastTemplate(template)
-        self.read = message_reader(schema)
+        self.read, self.tools = message_reader(schema), schema.mapping.get("tools")
         source = (
             "the template's generation markers"
             if template.has_markers
@@ -121,7 +125,9 @@ class _ConversationRows:
             if not messages:
                 report.drop("empty", f"row {number:,}")
                 return None
-            rendered = self.template.render_with_spans(messages, self._tools(row))
+            rendered = self.template.render_with_spans(
+                messages, read_tools(row.get(self.tools)) if self.tools else None
+            )
             if self.train_on == "assistant":
                 return rendered
             everything = [(0, len(rendered.text))]
@@ -135,12 +141,6 @@ class _ConversationRows:
                 ) from error
             report.drop(reason, f"row {number:,}: {error}")
             return None
-
-    def _tools(self, row: dict) -> list | None:
-        import json
-
-        tools = row.get(self.schema.mapping.get("tools", ""))
-        return (json.loads(tools) if isinstance(tools, str) else tools) or None
 
 
 class _TextRows:
@@ -168,14 +168,36 @@ class _TextRows:
         return self.encoder.plain(texts, closed=self.closed)
 
 
-def _check_columns(schema: Schema, names: list[str]) -> None:
-    parts = {"messages", "user", "assistant", "context", "system", "text", "tools"}
-    if unknown := sorted(set(schema.mapping) - parts):
-        raise DatasetError(f"mapping has no part {unknown[0]!r}. Parts: {', '.join(sorted(parts))}.")
-    if missing := [column for column in schema.mapping.values() if column not in names]:
-        raise DatasetError(f"There is no column {missing[0]!r}. Columns: {', '.join(map(repr, names))}.")
-    if not {"messages", "text"} & set(schema.mapping) and not {"user", "assistant"} <= set(schema.mapping):
-        raise DatasetError('mapping needs "messages", or "text", or both "user" and "assistant".')
+class _TokenRows:
+    """Rows that are token ids already, with labels or trained whole."""
+
+    def __init__(self, schema: Schema):
+        self.labels = schema.mapping.get("labels")
+        self.mask = "what its labels say" if self.labels else "every token"
+
+    def encode(self, rows: list[dict], start: int, on_error: OnError, report: DataReport) -> list[Encoded]:
+        return [Encoded(row["input_ids"], self._ranges(row)) for row in rows]
+
+    def _ranges(self, row: dict) -> list[tuple[int, int]]:
+        if self.labels is None:
+            return [(0, len(row["input_ids"]))]
+        ranges, at = [], 0
+        for kept, group in groupby(row[self.labels], key=lambda label: label != IGNORED):
+            n = sum(1 for _ in group)
+            if kept:
+                ranges.append((at, at + n))
+            at += n
+        return ranges
+
+
+_ELSEWHERE = {
+    "preference": "prepare() trains on answers; pairs of them are for DPOTrainer and its kin. To train on "
+    'the chosen ones, say so: mapping={"user": "…", "assistant": "chosen"}.',
+    "kto": 'prepare() trains on every answer, liked or not. Use KTOTrainer, or say mapping={"user": "…", …}.',
+    "prompt_only": "Nobody answers, so there is nothing to learn from: prompts alone are for GRPOTrainer.",
+    "vision": "prepare() reads text; pictures need the model's processor and a collator that reads them.",
+    "audio": "prepare() reads text; sounds need the model's processor and a collator that reads them.",
+}
 
 
 def _advice(report: DataReport) -> str:

@@ -229,13 +229,21 @@ def rows_to_dataset(rows: list[Any], where: str) -> Any:
             raise DatasetError(f"row {number:,} of {where} is {_json_kind(row)}, not a dict of columns.")
         names.update(dict.fromkeys(row))
     columns = {name: [_freeze(row.get(name), name) for row in rows] for name in names}
-    arrays = {}
-    for name, values in columns.items():
-        try:
-            arrays[name] = pyarrow.array(values)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError) as error:
-            raise DatasetError(_mixed(name, values, where, error)) from error
-    return datasets.Dataset(pyarrow.table(arrays))
+    return datasets.Dataset(
+        pyarrow.table({name: _array(name, cells, where) for name, cells in columns.items()})
+    )
+
+
+def _array(name: str, cells: list[Any], where: str) -> Any:
+    import pyarrow
+
+    try:
+        return pyarrow.array(cells)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError) as error:
+        if all(cell is None or isinstance(cell, (dict, list)) for cell in cells):
+            # Objects of different shapes (texts beside lists of parts, say): JSON text loses nothing of them.
+            return pyarrow.array([None if c is None else json.dumps(c, ensure_ascii=False) for c in cells])
+        raise DatasetError(_mixed(name, cells, where, error)) from error
 
 
 def _mixed(name: str, values: list[Any], where: str, error: Exception) -> str:

@@ -86,14 +86,16 @@ def test_rows_without_an_answer_are_counted(shared_tokenizer: Any):
 
 
 def test_it_refuses_when_every_row_is_masked_or_cut(shared_tokenizer: Any):
-    with pytest.raises(DatasetError, match=r"Not one of the 2 rows .* 2 nothing to train on"):
+    with pytest.raises(DatasetError, match=r"(?s)prompt_only.*Nobody answers"):
         prepare([chat("q"), chat("q2")], shared_tokenizer)
+    with pytest.raises(DatasetError, match=r"Not one of the 2 rows .* 2 nothing to train on"):
+        prepare([chat("q"), chat("q2")], shared_tokenizer, mapping={"messages": "messages"})
     with pytest.raises(DatasetError, match=r"max_length is 8; the longest row has \d\d tokens"):
         prepare([chat("q " * 20, "a")], shared_tokenizer, max_length=8)
 
 
 def test_a_row_that_cant_be_read_is_named_or_counted(shared_tokenizer: Any):
-    rows = [chat("q", "a"), {"messages": [{"role": "narrator", "content": "x"}]}]
+    rows = [chat(*"qaqaqa"), {"messages": [{"role": "narrator", "content": "x"}]}]
     with pytest.raises(DatasetError, match=r"Row 2: turn 1 is spoken by 'narrator'"):
         prepare(rows, shared_tokenizer)
     assert prepare(rows, shared_tokenizer, on_error="skip").report.dropped == {"broken": 1}
