@@ -20,6 +20,7 @@ from .dequantize import (
 )
 from .glu import glu, glu_backward, glu_forward, glu_reference, split_gate_up
 from .launch import HAS_TRITON, INTERPRETED, runs_triton
+from .layer_norm import layer_norm, layer_norm_backward, layer_norm_forward, layer_norm_reference
 from .linear_cross_entropy import (
     LossAndGradients,
     linear_cross_entropy,
@@ -69,6 +70,10 @@ __all__ = [
     "glu_backward",
     "glu_forward",
     "glu_reference",
+    "layer_norm",
+    "layer_norm_backward",
+    "layer_norm_forward",
+    "layer_norm_reference",
     "linear_cross_entropy",
     "linear_cross_entropy_forward",
     "linear_cross_entropy_reference",

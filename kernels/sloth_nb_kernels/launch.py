@@ -98,3 +98,13 @@ def programs(x: Tensor, tiles: int) -> int:
 
 def next_power_of_2(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
+
+
+def row_tile(n: int) -> dict[str, int]:
+    """Block shape and warps for whole rows of ``n``: narrow rows share a program, a wide one has it alone."""
+    block = next_power_of_2(n)
+    return {
+        "ROWS": max(1, min(16, 2048 // block)),
+        "BLOCK": block,
+        "num_warps": max(4, min(16, block // 1024)),
+    }

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .launch import launch, next_power_of_2, programs, runs_triton, tl, triton
+from .launch import launch, programs, row_tile, runs_triton, tl, triton
 from .shapes import accumulator, rows_of, target_rows, wide
 
 __all__ = [
@@ -97,16 +97,6 @@ def _backward_kernel(
         tl.store(DW + program * n + col, dw, mask=col < n)
 
 
-def _tile(n: int) -> dict[str, int]:
-    """Block shape and warps for rows of ``n``: narrow rows share a program, a wide one has it alone."""
-    block = next_power_of_2(n)
-    return {
-        "ROWS": max(1, min(16, 2048 // block)),
-        "BLOCK": block,
-        "num_warps": max(4, min(16, block // 1024)),
-    }
-
-
 def rms_norm_forward(
     x: Tensor, weight: Tensor, eps: float, *, zero_centred: bool = False, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -164,7 +154,7 @@ def _forward(
     x2 = rows_of(x)
     residual2 = rows_of(residual) if add else x2
     rstd = torch.empty(x2.shape[0], dtype=torch.float32, device=x.device)
-    tile = _tile(n)
+    tile = row_tile(n)
     launch(
         _forward_kernel, (triton.cdiv(x2.shape[0], tile["ROWS"]),),
         x2, residual2, weight, y2, total2, rstd,
@@ -219,7 +209,7 @@ def rms_norm_backward(
     x2, dy2 = rows_of(x), rows_of(dy)
     if not _runs(x, n):
         return dx, _backward_torch(dy2, x2, weight, rstd, zero_centred, add, weight_grad, dx2)
-    tile = _tile(n)
+    tile = row_tile(n)
     tiles = triton.cdiv(x2.shape[0], tile["ROWS"])
     count = programs(x, tiles) if weight_grad else tiles
     each = triton.cdiv(tiles, count)
