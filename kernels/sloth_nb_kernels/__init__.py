@@ -18,6 +18,7 @@ from .dequantize import (
     dequantize_nf4,
     dequantize_nf4_reference,
 )
+from .dora import dora_linear
 from .glu import glu, glu_backward, glu_forward, glu_reference, split_gate_up
 from .launch import HAS_TRITON, INTERPRETED, runs_triton
 from .layer_norm import layer_norm, layer_norm_backward, layer_norm_forward, layer_norm_reference
@@ -35,6 +36,17 @@ from .log_probs import (
     linear_log_probs_forward,
     linear_log_probs_reference,
 )
+from .lora import (
+    LoraSaved,
+    Projection,
+    ProjectionGrads,
+    lora_backward,
+    lora_forward,
+    lora_linear,
+    lora_projections,
+    lora_reference,
+)
+from .lora_mlp import lora_mlp, lora_mlp_reference
 from .qk_norm_rope import (
     qk_norm_rope,
     qk_norm_rope_backward,
@@ -54,7 +66,10 @@ from .rope import rope, rope_backward, rope_forward, rope_reference
 __all__ = [
     "HAS_TRITON",
     "INTERPRETED",
+    "LoraSaved",
     "LossAndGradients",
+    "Projection",
+    "ProjectionGrads",
     "RowStatistics",
     "TokenLogProbs",
     "add_rms_norm",
@@ -66,6 +81,7 @@ __all__ = [
     "dequantize_int8_reference",
     "dequantize_nf4",
     "dequantize_nf4_reference",
+    "dora_linear",
     "glu",
     "glu_backward",
     "glu_forward",
@@ -81,6 +97,13 @@ __all__ = [
     "linear_log_probs_backward",
     "linear_log_probs_forward",
     "linear_log_probs_reference",
+    "lora_backward",
+    "lora_forward",
+    "lora_linear",
+    "lora_mlp",
+    "lora_mlp_reference",
+    "lora_projections",
+    "lora_reference",
     "qk_norm_rope",
     "qk_norm_rope_backward",
     "qk_norm_rope_forward",
