@@ -73,6 +73,7 @@ def front_end(monkeypatch: pytest.MonkeyPatch) -> FrontEnd:
     shown = importlib.import_module("IPython.display")
     monkeypatch.setattr(shown, "display", display)
     monkeypatch.setattr(shown, "update_display", update_display)
+    monkeypatch.setattr("sloth_nb_widgets.host._in_kernel", lambda: True)
     monkeypatch.setenv("SLOTH_NB_HOST", "lab")
     return front
 

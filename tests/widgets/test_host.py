@@ -24,8 +24,6 @@ def found(environ, *, in_kernel=True, colab=False, parent="jupyter-lab"):
         ({"SERVER_SOFTWARE": "voila/0.5"}, "python voila", "voila"),
         ({}, "python papermill", "headless"),
         ({}, "python jupyter-nbconvert --execute", "headless"),
-        ({}, "python sloth-nb run quickstart.ipynb", "runner"),
-        ({}, "python -m sloth_nb.cli run", "runner"),
         ({"JPY_SESSION_NAME": "a"}, "jupyter-lab sloth_nb", "lab"),
         ({}, "", "lab"),
         ({"SLOTH_NB_HOST": "headless", "JPY_SESSION_NAME": "a.ipynb"}, "python jupyter-lab", "headless"),
@@ -41,6 +39,7 @@ def test_colab_is_known_by_its_module():
 
 def test_without_a_kernel_it_is_a_script_whatever_the_environment_says():
     assert found({"COLAB_RELEASE_TAG": "x"}, in_kernel=False) == "script"
+    assert found({"SLOTH_NB_HOST": "lab"}, in_kernel=False) == "script"
     assert current() is HOSTS["script"]
 
 

@@ -12,7 +12,6 @@ from sloth_nb_widgets import training_view as view
 
 from sloth_nb.errors import TrainingError
 from sloth_nb.training.events import RUN_FILE, RunEvent
-from sloth_nb.training.progress import progress_line
 from sloth_nb.training.run import Run
 
 LIMIT = 60_000
@@ -233,20 +232,12 @@ def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(front_end, run, monke
     finish(run, 200)
     lines = capsys.readouterr().out.strip().splitlines()
     assert 1 <= len(lines) <= 3
-    assert lines[-1] == progress_line(run.history)
+    number = r"[\d.,]+"
+    line = rf"step 200/600 · loss {number} · held out {number} · {number} tokens/s · 2.1 GB · finished"
+    assert re.fullmatch(line, lines[-1]), lines[-1]
     assert not front_end.messages, "no widget"
     live, snapshot = shown(front_end)
     assert "✔ finished" in live[-1]["text/html"] and "image/svg+xml" in snapshot[-1]
-
-
-def test_a_runner_that_follows_the_events_itself_gets_no_lines(front_end, run, monkeypatch, capsys):
-    monkeypatch.setenv("SLOTH_NB_HOST", "runner")
-    TrainingMonitor(run)._ipython_display_()
-    started(run)
-    step(run, 1)
-    finish(run, 1)
-    assert capsys.readouterr().out == "" and not front_end.messages
-    assert "✔ finished" in shown(front_end)[0][-1]["text/html"]
 
 
 def test_screen_readers_hear_of_it_only_now_and_then(front_end, run):
@@ -259,6 +250,14 @@ def test_screen_readers_hear_of_it_only_now_and_then(front_end, run):
     said = [m for m in front_end.messages if m["comm"] == monitor._status_line.comm.comm_id]
     assert len(said) <= 2
     assert "step" in monitor._status_line.value
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0, "0 s"), (42, "42 s"), (60, "1 min"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (273_600, "3 d 4 h")],
+)
+def test_durations_are_said_as_people_do(value, said):
+    assert view.duration(value) == said
 
 
 def test_smoothing_stays_within_the_values_and_passes_over_gaps():

@@ -13,8 +13,8 @@ __all__ = ["HOSTS", "Host", "current", "detect"]
 class Host:
     """What a front end can show.
 
-    ``name``: lab, notebook, colab, kaggle, vscode, voila; runner (``sloth-nb run``) or headless (any other
-    that executes a notebook unwatched: papermill, nbconvert, a batch run); script (no kernel at all).
+    ``name``: lab, notebook, colab, kaggle, vscode, voila; headless (a kernel that nobody watches: ``sloth-nb
+    run``, papermill, nbconvert, a batch run); script (no kernel at all).
     """
 
     name: str
@@ -25,7 +25,6 @@ class Host:
 
 HOSTS = {
     **{name: Host(name, True, True) for name in ("lab", "notebook", "colab", "kaggle", "vscode", "voila")},
-    "runner": Host("runner", False, True),  # it follows a run's events itself
     "headless": Host("headless", False, True, log=True),
     "script": Host("script", False, False, log=True),
 }
@@ -46,9 +45,10 @@ def detect(
     Raises:
         ValueError: ``SLOTH_NB_HOST`` names no host.
     """
-    if wish := environ.get("SLOTH_NB_HOST"):
-        if wish not in HOSTS:
-            raise ValueError(f"SLOTH_NB_HOST={wish!r} is no host; one of: {', '.join(HOSTS)}")
+    wish = environ.get("SLOTH_NB_HOST")
+    if wish and wish not in HOSTS:
+        raise ValueError(f"SLOTH_NB_HOST={wish!r} is no host; one of: {', '.join(HOSTS)}")
+    if wish and in_kernel:  # a script that a notebook starts inherits the wish, and is a script
         return HOSTS[wish]
     return HOSTS[_name(environ, in_kernel, colab_module, parent_command)]
 
@@ -73,8 +73,6 @@ def _name(
     command = parent_command()
     if not served and any(runner in command for runner in _RUNNERS):
         return "headless"
-    if not served and ("sloth-nb" in command or "sloth_nb" in command):
-        return "runner"
     return "notebook" if "notebook" in command and "lab" not in command else "lab"
 
 

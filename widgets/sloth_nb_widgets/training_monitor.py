@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import ipywidgets as widgets
 
 from sloth_nb.training.events import RunEvent
-from sloth_nb.training.progress import progress_line
 from sloth_nb.training.run import Run
 
 from . import controls, host, plot
@@ -96,13 +95,13 @@ class TrainingMonitor(Panel):
 
     def _print(self) -> None:
         if self._shown or host.current().name == "script":
-            print(progress_line(self.run.history), flush=True)
+            print(view.progress_line(self.run.history), flush=True)
 
     def _announce(self) -> None:
         now = time.monotonic()
         if self._state == "running" and now - self._said >= self.seconds_between_announcements:
             self._said = now
-            self.say(progress_line(self.run.history), "heard")
+            self.say(view.progress_line(self.run.history), "heard")
 
     def _resume(self) -> None:
         """The run trains (again): the live widget takes its place back."""

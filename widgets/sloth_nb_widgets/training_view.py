@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sloth_nb.memory import GB
-from sloth_nb.training.progress import duration
 
 from .html import Markup, element, join, numbers_table
 from .plot import Chart, Figure, Line, format_number
@@ -14,7 +13,17 @@ if TYPE_CHECKING:
     from sloth_nb.training.history import History
     from sloth_nb.training.run import Run
 
-__all__ = ["figure", "joined", "notices", "progress", "summary", "table", "tiles"]
+__all__ = [
+    "duration",
+    "figure",
+    "joined",
+    "notices",
+    "progress",
+    "progress_line",
+    "summary",
+    "table",
+    "tiles",
+]
 
 # Small charts below the loss: title, series, colour, factor.
 _SMALL = (
@@ -168,6 +177,35 @@ def notices(run: "Run", most: int = 3) -> Markup | None:
         text = f" at step {event.step:,}: {event.data.get('message', '')}"
         items.append(element("li", element("b", sign), text, class_="bad" if failed else "warn"))
     return element("ul", items, class_="sloth-notices")
+
+
+def progress_line(history: "History") -> str:
+    """One line for a log: ``step 120/600 · loss 1.23 · held out 1.3 · 1,234 tokens/s · 2.1 GB · 3 min left``."""
+    parts = [f"step {history.step:,}" + (f"/{history.max_steps:,}" if history.max_steps else "")]
+    for name, series in (("loss", "loss"), ("held out", "eval_loss")):
+        if history.latest(series) is not None:
+            parts.append(f"{name} {_number(history, series)}")
+    if history.latest("tokens_per_second") is not None:
+        parts.append(f"{_number(history, 'tokens_per_second')} tokens/s")
+    if history.latest("memory_bytes") is not None:
+        parts.append(_number(history, "memory_bytes", 1 / GB, " GB"))
+    left = history.seconds_left()
+    parts.append(history.state if left is None else f"{duration(left)} left")
+    return " · ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """As people say it, to two places: 42 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
+    whole = max(0, round(seconds))
+    for size, unit, below, below_unit in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= size:
+            big, rest = divmod(whole, size)
+            return f"{big} {unit}" + (f" {rest // below} {below_unit}" if rest // below else "")
+    return f"{whole} s"
 
 
 def joined(*parts: Any) -> Markup:
