@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +20,11 @@ from torch import Tensor
 __all__ = [
     "HAS_TRITON",
     "INTERPRETED",
+    "capability",
     "launch",
     "next_power_of_2",
+    "on_gpu",
+    "pretend",
     "programs",
     "runs_triton",
     "tl",
@@ -58,6 +64,38 @@ INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET", "0").lower() in 
 )
 
 
+class _Pretended(NamedTuple):
+    capability: tuple[int, int]
+    processors: int
+
+
+_pretended: ContextVar[_Pretended | None] = ContextVar("pretended", default=None)
+
+
+@contextmanager
+def pretend(capability: tuple[int, int], processors: int = 108) -> Iterator[None]:
+    """Within it, in this thread only, tensors count as a GPU's and kernels are not launched.
+
+    For dry runs on fake tensors: every buffer is made as on a card of this capability, nothing is computed.
+    """
+    token = _pretended.set(_Pretended(capability, processors))
+    try:
+        yield
+    finally:
+        _pretended.reset(token)
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Whether ``x`` is on a CUDA device, or pretended to be."""
+    return x.is_cuda or _pretended.get() is not None
+
+
+def capability(x: Tensor) -> tuple[int, int]:
+    """Compute capability of the device of ``x``, or of the pretended one."""
+    card = _pretended.get()
+    return torch.cuda.get_device_capability(x.device) if card is None else card.capability
+
+
 @functools.cache
 def _usable(index: int) -> bool:
     return HAS_TRITON and torch.version.hip is None and torch.cuda.get_device_capability(index) >= (7, 0)
@@ -71,12 +109,14 @@ def runs_triton(x: Tensor) -> bool:
     """
     if x.dtype is torch.float64:
         return False
+    if (card := _pretended.get()) is not None:
+        return card.capability >= (7, 0)
     return INTERPRETED or (x.is_cuda and _usable(x.device.index))
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
     """Start ``kernel`` on the device of its first argument; an empty grid starts nothing."""
-    if 0 in grid:
+    if 0 in grid or _pretended.get() is not None:
         return
     device = args[0].device
     if INTERPRETED or device.index == torch.cuda.current_device():
@@ -93,6 +133,8 @@ def _processors(index: int) -> int:
 
 def programs(x: Tensor, tiles: int) -> int:
     """How many programs share ``tiles`` when each keeps a running sum: enough to fill the device, no more."""
+    if (card := _pretended.get()) is not None:
+        return max(1, min(tiles, 4 * card.processors))
     return max(1, min(tiles, 4 if INTERPRETED else 4 * _processors(x.device.index)))
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .cross_entropy import RowStatistics, cross_entropy_forward, cross_entropy_reference
+from .launch import capability, on_gpu
 from .shapes import accumulator
 
 __all__ = [
@@ -99,7 +100,7 @@ def linear_cross_entropy_forward(
         ValueError: shapes or dtypes that do not fit each other.
     """
     check_head(hidden, weight, targets, bias)
-    if keep is None and not hidden.is_cuda:
+    if keep is None and not on_gpu(hidden):
         keep = trained_rows(targets, ignore_index)
         keep = None if keep.numel() == targets.numel() else keep
     rows = hidden.shape[0] if keep is None else keep.shape[0]
@@ -164,7 +165,7 @@ def accumulate_product(total: Tensor | None, a: Tensor, b: Tensor, *, several: b
         return torch.mm(a, b)
     if a.dtype in (torch.float32, torch.float64):
         return torch.mm(a, b) if total is None else total.addmm_(a, b)
-    if a.is_cuda and torch.cuda.get_device_capability(a.device) >= (8, 0):
+    if on_gpu(a) and capability(a) >= (8, 0):
         if total is None:
             return torch.mm(a, b, out_dtype=torch.float32)
         return torch.addmm(total, a, b, out_dtype=torch.float32, out=total)

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
+from sloth_nb_kernels.launch import capability, on_gpu
 from torch import Tensor
 
 from .sequences import Sequences
@@ -293,18 +294,24 @@ def _cudnn_runs(device: int, dtype: torch.dtype, head_dim: int) -> bool:
     return True
 
 
+def _takes_cudnn(spec: LayerSpec, like: Tensor) -> bool:
+    if not like.is_cuda:  # a pretended card, for a dry run: what cuDNN 9 takes, forward and backward
+        return capability(like) >= (9, 0) and spec.head_dim <= 128
+    device = like.device.index if like.device.index is not None else torch.cuda.current_device()
+    return _cudnn_runs(device, like.dtype, spec.head_dim)
+
+
 def choose_attention(spec: LayerSpec, seqs: Sequences, like: Tensor) -> Attention:
     """The fastest exact kernel for this layer on this batch and device."""
     groups = spec.heads // spec.kv_heads
     window = spec.window if spec.window is not None and spec.window < seqs.length else None
     if spec.softcap is not None:
         return Composite(spec.scale, groups, window, spec.softcap)
-    if not like.is_cuda:
+    if not on_gpu(like):
         return HostFlash(spec.scale, groups, window)
     half = like.dtype in (torch.float16, torch.bfloat16)
-    device = like.device.index if like.device.index is not None else torch.cuda.current_device()
-    if not half or torch.cuda.get_device_capability(device) < (8, 0) or spec.head_dim > 256:
+    if not half or capability(like) < (8, 0) or spec.head_dim > 256:
         return Efficient(spec.scale, groups, window)
-    if window is None and not seqs.packed and _cudnn_runs(device, like.dtype, spec.head_dim):
+    if window is None and not seqs.packed and _takes_cudnn(spec, like):
         return CuDNN(spec.scale)
     return Flash(spec.scale, window)

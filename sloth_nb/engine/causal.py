@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from sloth_nb_kernels.launch import next_power_of_2
+from sloth_nb_kernels.launch import next_power_of_2, on_gpu
 from sloth_nb_kernels.linear_cross_entropy import linear_cross_entropy
 from sloth_nb_kernels.rms_norm import rms_norm
 from torch import Tensor, nn
@@ -124,7 +124,7 @@ class CausalEngine:
         return getattr(projection, "base_layer", projection).weight.requires_grad
 
     def _offloader_for(self, policies: list[LayerPolicy], like: Tensor) -> Offloader | None:
-        if not like.is_cuda or not any(p.host for p in policies):
+        if not on_gpu(like) or not any(p.host for p in policies):
             return None
         if self._offloader is None or self._offloader.device != like.device:
             self._offloader = Offloader(like.device)

@@ -1,6 +1,7 @@
 """Where a hand-written backward puts the gradients of parameters: summed over tiles, in the parameter's dtype."""
 
 import torch
+from sloth_nb_kernels.launch import on_gpu
 from torch import Tensor
 
 __all__ = ["Grads", "outer"]
@@ -8,7 +9,7 @@ __all__ = ["Grads", "outer"]
 
 def outer(left: Tensor, right: Tensor, alpha: float, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
     """alpha * left^T right over the tokens: (tokens, a), (tokens, b) → (a, b), rounded once, to ``dtype``."""
-    if left.is_cuda and left.dtype != dtype and dtype is torch.float32:
+    if on_gpu(left) and left.dtype != dtype and dtype is torch.float32:
         if out is None:
             out = torch.empty(left.shape[1], right.shape[1], dtype=dtype, device=left.device)
         torch.mm(left.t(), right, out_dtype=torch.float32, out=out)

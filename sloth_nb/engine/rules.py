@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from sloth_nb_kernels.launch import on_gpu
 from torch import Tensor
 
 from .device import DeviceSpeed, free_host_bytes, speed_of
@@ -71,7 +72,7 @@ class Settings:
     def _tile(self, config: Any, policies: list[LayerPolicy], tokens: int, like: Tensor) -> int | None:
         if self.mlp_tile != "auto":
             return self.mlp_tile
-        if not like.is_cuda or all("gate_up" in p.held for p in policies):
+        if not on_gpu(like) or all("gate_up" in p.held for p in policies):
             return None
         tile = max(1024, _TILE_BYTES // (2 * config.intermediate_size * like.element_size()))
         tile -= tile % 256

@@ -9,11 +9,16 @@ __all__ = ["AttentionCost", "attention_cost", "attention_kernel"]
 
 @dataclass(frozen=True)
 class AttentionCost:
-    """Bytes for one layer. ``saved`` lives with the output; the others while the kernel runs."""
+    """Bytes for one layer beside q, k, v, the output and their gradients.
+
+    ``saved`` lives with the output; ``forward`` and ``backward`` while they run. ``inside`` is the part of
+    ``backward`` that the kernel takes itself, which no Python code sees.
+    """
 
     saved: int
     forward: int
     backward: int
+    inside: int
 
 
 def attention_kernel(block: Block, capability: float, packed: bool, windowed: bool) -> str:
@@ -28,19 +33,20 @@ def attention_kernel(block: Block, capability: float, packed: bool, windowed: bo
 
 
 def attention_cost(block: Block, kernel: str, tokens: int, itemsize: int) -> AttentionCost:
-    """What a kernel needs beside q, k, v, the output and their gradients, for this many tokens."""
+    """What a kernel needs for this many tokens."""
     wide = tokens * block.heads * block.head_dim
     narrow = tokens * block.kv_heads * block.head_dim
     rows = tokens * block.heads * 4  # log-sum-exp, fp32
     grouped = block.heads != block.kv_heads
-    if kernel == "flash":
-        # fp32 sums of dq, row sums of dout*out, and for grouped heads dk and dv once a query head.
-        return AttentionCost(rows, 0, 4 * wide + rows + (2 * wide * itemsize if grouped else 0))
+    repeated = 2 * wide * itemsize if grouped else 0  # k and v (or their gradients) once a query head
+    if kernel == "flash":  # fp32 sums of dq, and row sums of dout * out
+        inside = 4 * wide + rows + repeated
+        return AttentionCost(rows, 0, inside, inside)
     if kernel == "cudnn":
-        return AttentionCost(rows, 0, 4 * wide + 2 * rows + (2 * wide * itemsize if grouped else 0))
+        inside = 4 * wide + 2 * rows + repeated
+        return AttentionCost(rows, 0, inside, inside)
     if kernel == "efficient":
-        repeated = 2 * wide * itemsize if grouped else 0
-        extra = 2 * (wide - narrow) * itemsize if grouped else 0  # dk and dv once a query head
-        return AttentionCost(rows, repeated, repeated + extra + 4 * wide + rows)
-    repeated = 2 * wide * itemsize if grouped else 0
-    return AttentionCost(rows, repeated, 2 * repeated + 3 * wide * itemsize)
+        inside = 4 * wide + rows
+        extra = repeated + (2 * (wide - narrow) * itemsize if grouped else 0)
+        return AttentionCost(rows, repeated, inside + extra, inside)
+    return AttentionCost(rows, repeated, 2 * repeated + 3 * wide * itemsize, 0)

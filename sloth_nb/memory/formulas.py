@@ -72,7 +72,7 @@ def _engine_moments(work: Work, gpu: GPU) -> tuple[list[Moment], int]:
     hidden = 2 * work.tokens * work.model.shape.hidden
     loss = loss_cost(work)
     moments = [Moment("loss", {"activations": held, "loss": loss.peak, "workspace": hidden})]
-    below, done = held, loss.gradients
+    below, done = held, loss.gradient
     for run in reversed(runs):
         # Between equal layers memory moves in a straight line: only the ends of a run can be fullest.
         for down in {0, run.count - 1}:
@@ -80,10 +80,13 @@ def _engine_moments(work: Work, gpu: GPU) -> tuple[list[Moment], int]:
             others = under - run.cost.held
             moments.append(Moment("forward", added(run.cost.forward, {"activations": others + hidden})))
             # The gradient of the output arrives and is copied once, to be written to on the way down.
-            coming = {"activations": others, "workspace": 2 * hidden, "gradients": made, "loss": loss.kept}
+            coming = {"activations": others, "workspace": 2 * hidden, "gradients": made}
             moments.append(Moment("backward", added(run.cost.backward, coming)))
         below -= run.count * run.cost.held
         done += run.count * run.gradients
+    if not work.lora:  # the embedding's gradient is dense; a tied head's waits for it
+        embedding = 2 * work.model.shape.embedding_parameters
+        moments.append(Moment("backward", {"gradients": done + embedding, "workspace": hidden}))
     return moments, sum(run.count * run.cost.host for run in runs)
 
 

@@ -45,7 +45,9 @@ def layer_cost(block: Block, work: Work, policy: str, capability: float) -> Laye
     sizes = _Sizes(block, work, capability)
     held = sum(sizes.tape[name] for name in TAPE[policy])
     host = sum(sizes.tape[name] for name in HOST.get(policy, ()))
-    return LayerCost(held, host, _forward(sizes), _backward(sizes, policy))
+    if "attention" in HOST.get(policy, ()):  # the log-sum-exp stays
+        held, host = held + sizes.attention.saved, host - sizes.attention.saved
+    return LayerCost(held, host, _forward(sizes, "gate_up" in TAPE[policy]), _backward(sizes, policy))
 
 
 class _Sizes:
@@ -73,8 +75,7 @@ class _Sizes:
             "qkv": self.qkv,
             "attention": self.query + self.attention.saved,
             "middle": self.hidden,
-            # In tiles gate and up never exist for the whole batch, so there is nothing to keep.
-            "gate_up": tokens * ffns * block.active_ffn * item if self.tile == tokens else 0,
+            "gate_up": tokens * ffns * block.active_ffn * item,
         }
         self.ffns = ffns
 
@@ -134,14 +135,14 @@ def _attend(trace: Trace, s: _Sizes, tape: dict[str, Held | None]) -> None:
         trace.free(weight, low)
 
 
-def _forward(s: _Sizes) -> dict[str, int]:
+def _forward(s: _Sizes, hold_gate_up: bool) -> dict[str, int]:
     trace = Trace()
     trace.take("workspace", s.copies)
     _attend(trace, s, {})
-    trace.take("workspace", s.hidden)  # the layer's output
+    trace.take("workspace", s.hidden + (s.tape["gate_up"] if hold_gate_up else 0))  # the output
     trace.take("dequantised", s.buffer["gate_up"] + s.buffer["down"])
     trace.take("workspace", s.tile_hidden + s.tile * 4)  # the tile's norm
-    trace.take("workspace", s.ffns * s.ffn)
+    trace.take("workspace", 0 if hold_gate_up else s.ffns * s.ffn)
     trace.touch("workspace", s.low("gate_up", s.tile))
     trace.take("workspace", s.ffn)  # the activation
     trace.take("workspace", s.low("down", s.tile) + (2 * s.tile_hidden if s.block.post_norms else 0))
@@ -189,16 +190,11 @@ def _attention_backward(trace: Trace, s: _Sizes, tape: dict[str, Held | None]) -
     trace.touch("gradients", s.product)
     trace.free(weight, post)
     heads = trace.take("workspace", s.query + s.narrow if s.block.qk_norm else 0)
-    dqkv = trace.take("workspace", s.qkv)
+    parts = trace.take("workspace", s.qkv)  # dq, dk, dv
     trace.touch("attention", s.attention.backward)
-    trace.free(dattention, tape.pop("attention"))
-    if not s.block.qk_norm:
-        trace.free(heads)
-        heads = None
-    out = trace.take("workspace", s.qkv)
-    if s.block.qk_norm:  # the gradient before the rotation, then before the norm, each a copy
-        trace.touch("workspace", 2 * (s.query + s.narrow))
-    trace.free(dqkv, heads, tape.pop("qkv"))
+    trace.free(dattention, heads, tape.pop("attention"))
+    out = trace.take("workspace", s.qkv)  # side by side
+    trace.free(parts, tape.pop("qkv"))
     normed = trace.take("workspace", s.hidden + s.rows)
     lows = trace.take("workspace", 2 * s.low("qkv", s.tokens))
     trace.touch("gradients", s.product)

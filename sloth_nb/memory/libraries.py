@@ -2,9 +2,11 @@
 
 from sloth_nb.catalog import GPU
 
-__all__ = ["context_bytes", "fragmentation", "library_bytes"]
+__all__ = ["MOVING", "context_bytes", "fragmentation", "library_bytes"]
 
 MIB = 2**20
+# Kinds that come and go within a step.
+MOVING = ("activations", "workspace", "attention", "dequantised", "loss", "gradients")
 
 
 def library_bytes(gpu: GPU) -> int:
@@ -26,5 +28,4 @@ def context_bytes(gpu: GPU) -> int:
 
 def fragmentation(kinds: dict[str, int]) -> int:
     """Pieces of the allocator's blocks that nothing fits into: a share of what comes and goes."""
-    moving = ("activations", "workspace", "attention", "dequantised", "loss", "gradients")
-    return int(0.04 * sum(kinds.get(kind, 0) for kind in moving))
+    return int(0.04 * sum(kinds.get(kind, 0) for kind in MOVING))

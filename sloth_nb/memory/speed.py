@@ -36,8 +36,6 @@ def layer_time(block: Block, work: Work, policy: str, gpu: GPU) -> LayerTime:
     query, narrow = block.heads * block.head_dim, block.kv_heads * block.head_dim
     ffns = 2 if block.gated else 1
     held = set(TAPE[policy]) | set(HOST.get(policy, ()))
-    if work.mlp_tile and work.mlp_tile < tokens:
-        held.discard("gate_up")
 
     weights = block.linear_weights + block.expert_weights * block.experts_per_token // max(block.experts, 1)
     products = (3 if work.method == "full" else 2) * 2 * tokens * weights

@@ -95,14 +95,15 @@ def test_more_tokens_never_take_less(work):
     assert estimate_work(work.but(batch=work.batch + 1), H200).total >= estimate_work(work, H200).total
 
 
-@settings(max_examples=40, deadline=None)
-@given(work=works())
-def test_each_policy_holds_no_more_than_the_one_before(work):
+@pytest.mark.parametrize(
+    "name", ["qwen3-4b", "gemma-3-4b-it", "phi-4", "qwen3-30b-a3b", "llama-3.2-11b-vision"]
+)
+def test_each_policy_holds_less_than_the_one_before(name):
     held = [
-        estimate_work(work.but(policy=policy, engine="sloth", task="sft"), H200).kinds.get("activations", 0)
-        for policy in ("keep", "recompute", "lean")
+        estimate_work(Work.of(name, policy=policy), H200).kinds["activations"]
+        for policy in ("keep", "recompute", "lean", "offload")
     ]
-    assert held == sorted(held, reverse=True)
+    assert held == sorted(held, reverse=True) and held[-1] < held[0] / 10
 
 
 def test_offloading_moves_the_same_bytes_to_the_host_that_recompute_keeps():
