@@ -177,7 +177,7 @@ def test_hostile_words_stay_text(front_end, find, chat, script):
 def test_an_error_is_shown_where_the_person_looks(front_end, find, chat, script):
     script.fail = ModelError("The tokenizer has no chat template.")
     type_and_enter(front_end, find(chat, "Message"), "Go")
-    wait_until(lambda: "no chat template" in last_turn(chat))
+    wait_until(lambda: "no chat template" in last_turn(chat) and not chat._busy.locked())
     assert 'role="alert"' in chat._status_line.value
     with pytest.raises(ModelError, match="no chat template"):
         chat.ask("Go")

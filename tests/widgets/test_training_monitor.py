@@ -190,7 +190,7 @@ def test_a_past_run_is_shown_without_any_widget(front_end, tmp_path):
 def test_a_missing_run_is_one_clear_sentence(tmp_path):
     with pytest.raises(TrainingError, match="There is no run in"):
         TrainingMonitor(tmp_path)
-    with pytest.raises(TypeError, match="not int"):
+    with pytest.raises(TrainingError, match="not int"):
         TrainingMonitor(3)
 
 
@@ -207,6 +207,18 @@ def test_a_second_training_of_the_same_run_brings_the_widget_back(front_end, run
     assert "sloth-snapshot-" in shown(front_end)[1][-1]["text/html"], "hidden again"
     finish(run, 5)
     assert "text/html" in live[-1]
+
+
+def test_of_several_monitors_of_a_run_the_newest_is_drawn_and_all_end_with_it(front_end, run):
+    first, second = TrainingMonitor(run), TrainingMonitor(run)
+    first._ipython_display_()
+    second._ipython_display_()
+    started(run)
+    step(run, 1)
+    wait_until(lambda: "step 1" in second._picture.value)
+    assert "step 1" not in first._picture.value
+    finish(run, 1)
+    assert all("✔ finished" in place[-1]["text/html"] for place in list(front_end.displays.values())[::2])
 
 
 def test_a_failure_and_its_reason_are_shown(front_end, run):

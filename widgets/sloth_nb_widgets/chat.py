@@ -77,13 +77,11 @@ class Chat(Panel):
         Raises:
             ModelError: an answer is being written already.
         """
-        if not self._busy.acquire(blocking=False):
+        if (turn := self._begin(question)) is None:
             raise ModelError("The chat is still answering. Wait for its answer, or press Stop.")
         try:
-            turn = self._begin(question)
             self._answer(turn)
         finally:
-            self._busy.release()
             self._end(turn)
         return turn.answers["tuned"].strip()
 
@@ -118,25 +116,24 @@ class Chat(Panel):
         question = self._question.strip()
         if not question:
             return
-        if not self._busy.acquire(blocking=False):
+        if (turn := self._begin(question)) is None:
             self.say("Still answering: press Stop first.", "warn")
             return
         self._question = ""
-        turn = self._begin(question)
         threading.Thread(target=self._answer_behind, args=(turn,), name="sloth-nb-chat", daemon=True).start()
 
     def _answer_behind(self, turn: Turn) -> None:
         try:
             self._answer(turn)
-        except (
-            Exception
-        ) as error:  # a thread has nobody to raise to; the turn shows it, and this announces it
+        except Exception as error:  # a thread has nobody to raise to: the turn shows it, this announces it
             self.say(f"{type(error).__name__}: {error}", "bad")
         finally:
-            self._busy.release()
             self._end(turn)
 
-    def _begin(self, question: str) -> Turn:
+    def _begin(self, question: str) -> Turn | None:
+        """A new turn, or none while an answer is being written. ``_end`` closes it."""
+        if not self._busy.acquire(blocking=False):
+            return None
         sides: list[Side] = ["tuned", "base"] if self.compare and self._adapted else ["tuned"]
         turn = Turn(question, dict.fromkeys(sides, ""))
         self._stop.clear()
@@ -182,6 +179,7 @@ class Chat(Panel):
     def _end(self, turn: Turn) -> None:
         turn.pending = None
         self._pulse.now()
+        self._busy.release()
         self._set_buttons()
         self.flush()
 

@@ -7,11 +7,13 @@ takes the widget's place: a summary, and the figure as a bundle.
 
 import os
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import ipywidgets as widgets
 
+from sloth_nb.errors import TrainingError
 from sloth_nb.training.events import RunEvent
 from sloth_nb.training.run import Run
 
@@ -32,6 +34,7 @@ _BADGES = {
     "failed": ("✖ failed", "bad"),
 }
 _OVER = ("stopped", "finished", "failed")
+_newest: "weakref.WeakKeyDictionary[Run, weakref.ref[TrainingMonitor]]" = weakref.WeakKeyDictionary()
 
 
 class TrainingMonitor(Panel):
@@ -55,11 +58,14 @@ class TrainingMonitor(Panel):
     def __init__(self, run: Run | Any | str | os.PathLike[str]):
         super().__init__()
         self.run = _run_of(run)
+        self._facts = view.Facts()
         self._static = self._over  # what is shown where the live widget was
         self._said = 0.0
         self._pulse = Pulse(self._draw, self.seconds_between_updates)
         self._printer = Pulse(self._print, self.seconds_between_lines)
-        self._unsubscribe = self.run.listen(self._on_event)
+        self.run.listen(self._facts.add, replay=True)
+        self.run.listen(self._on_event)
+        _newest[self.run] = weakref.ref(self)
         if host.current().name == "script" and not self._over:
             self._printer.poke()
 
@@ -82,7 +88,9 @@ class TrainingMonitor(Panel):
             # In this thread, at once: whoever waits for the run may close the notebook as soon as it is over.
             self._pulse.now()
             self._settle()
-        else:
+        elif (
+            _newest[self.run]() is self
+        ):  # an earlier monitor of the run, of a cell run again, only ends with it
             self._pulse.poke()
         if host.current().log:
             self._printer.now() if event.kind in _OVER else self._printer.poke()
@@ -144,8 +152,7 @@ class TrainingMonitor(Panel):
 
     def _header(self) -> Markup:
         label, look = _BADGES[self._state]
-        started = self._started()
-        model = str(started.get("model", "")).rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
+        model = str(self._facts.about.get("model", "")).rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
         return element(
             "div",
             element("h3", f"Training {model}".strip()),
@@ -153,35 +160,45 @@ class TrainingMonitor(Panel):
             class_="sloth-head",
         )
 
-    def _started(self) -> dict[str, Any]:
-        return next((event.data for event in reversed(self.run.events) if event.kind == "started"), {})
-
     def _view(self) -> Markup:
         history = self.run.history
         return view.joined(
             view.progress(history),
-            view.tiles(history, self._started().get("predicted_bytes")),
+            view.tiles(history, self._facts.about.get("predicted_bytes")),
             plot.svg(view.figure(history)),
-            view.notices(self.run),
+            view.notices(self._facts),
         )
 
     def _text(self) -> str:
-        state = f"Training run, {self._state}: {view.summary(self.run)}"
+        state = f"Training run, {self._state}: {view.summary(self.run.history, self._facts)}"
         return f"{state}\n{plot.text(view.figure(self.run.history))}\n  events: {self.run.path}"
 
     def _card(self, *more: Any) -> Markup:
         """The run in words and numbers, for a reader without a kernel."""
-        saved = [event.data.get("path") for event in self.run.events if event.kind == "checkpoint"][-1:]
-        places = [("Checkpoint", path) for path in saved] + [("Events", self.run.path)]
-        where = [element("p", f"{name}: ", element("code", path), class_="quiet") for name, path in places]
+        places = {"Checkpoint": self._facts.checkpoint, "Events": self.run.path}
+        where = [
+            element("p", f"{name}: ", element("code", path), class_="quiet")
+            for name, path in places.items()
+            if path
+        ]
         table = element("details", element("summary", "The loss as a table"), view.table(self.run.history))
-        body = join([self._header(), element("p", view.summary(self.run)), *more, view.notices(self.run)])
+        body = join(
+            [
+                self._header(),
+                element("p", view.summary(self.run.history, self._facts)),
+                *more,
+                view.notices(self._facts),
+            ]
+        )
         card = element("div", body, table, where, class_="sloth sloth-card")
         return join([stylesheet("colours", "theme", "plot"), card])
 
     def _live(self) -> dict[str, Any] | None:
         if self._static or not host.current().widgets:
-            return {"text/html": self._card(), "text/plain": f"{self._state}: {view.summary(self.run)}"}
+            return {
+                "text/html": self._card(),
+                "text/plain": f"{self._state}: {view.summary(self.run.history, self._facts)}",
+            }
         return super()._live()
 
     def _snapshot(self) -> dict[str, Any]:
@@ -199,6 +216,6 @@ def _run_of(source: Any) -> Run:
     run = getattr(source, "run", None)
     if isinstance(run, Run):
         return run
-    raise TypeError(
+    raise TrainingError(
         f"TrainingMonitor shows a Run, a sloth_nb trainer or the path of a run; not {type(source).__name__}."
     )

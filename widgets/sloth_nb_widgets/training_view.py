@@ -1,19 +1,21 @@
 """What a run looks like: its history as a figure, tiles, a table and a line of text. No widgets here."""
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sloth_nb.memory import GB
+from sloth_nb.training.events import RunEvent
 
 from .html import Markup, element, join, numbers_table
 from .plot import Chart, Figure, Line, format_number
 
 if TYPE_CHECKING:
     from sloth_nb.training.history import History
-    from sloth_nb.training.run import Run
 
 __all__ = [
+    "Facts",
     "duration",
     "figure",
     "joined",
@@ -33,6 +35,31 @@ _SMALL = (
     ("Memory, GB", "memory_bytes", 6, 1 / GB),
 )
 _SMOOTH_FROM = 30  # points from which a smoothed line says more than the raw one
+
+
+class Facts:
+    """What a run's events say beside their numbers, gathered as they come (a run may have 100,000 of them)."""
+
+    def __init__(self) -> None:
+        self.about: dict[str, Any] = {}  # of the newest start
+        self.notices: deque[RunEvent] = deque(maxlen=3)
+        self.checkpoint: str | None = None
+        self._begun: float | None = None
+        self._last = 0.0
+
+    def add(self, event: RunEvent) -> None:
+        self._last = event.time
+        if event.kind == "started":
+            self.about, self._begun = event.data, event.time
+        elif event.kind in ("warning", "failed"):
+            self.notices.append(event)
+        elif event.kind == "checkpoint":
+            self.checkpoint = event.data.get("path")
+
+    @property
+    def seconds(self) -> float | None:
+        """From the newest start to the last event."""
+        return None if self._begun is None else self._last - self._begun
 
 
 def figure(history: "History", *, points: int = 500, hover: int = 40, whole: bool = True) -> Figure:
@@ -124,13 +151,12 @@ def _number(history: "History", name: str, factor: float = 1.0, unit: str = "") 
     return "–" if value is None else format_number(value * factor) + unit
 
 
-def summary(run: "Run") -> str:
+def summary(history: "History", facts: "Facts") -> str:
     """One sentence: how far it came, in what time, and what became of the loss."""
-    history = run.history
     of = f" of {history.max_steps:,}" if history.max_steps > history.step else ""
     parts = [f"{history.step:,}{of} steps"]
-    if (taken := _taken(run)) is not None:
-        parts[0] += f" in {duration(taken)}"
+    if (seconds := facts.seconds) is not None:
+        parts[0] += f" in {duration(seconds)}"
     for name, series in (("loss", "loss"), ("held-out loss", "eval_loss")):
         first, last = history.first(series), history.latest(series)
         if first is not None and last is not None:
@@ -141,13 +167,6 @@ def summary(run: "Run") -> str:
     if memory is not None:
         parts.append(f"peak memory {format_number(memory / GB)} GB")
     return "; ".join(parts) + "."
-
-
-def _taken(run: "Run") -> float | None:
-    """Seconds from the newest start to the last event."""
-    events = run.events
-    start = next((event for event in reversed(events) if event.kind == "started"), None)
-    return None if start is None or events[-1] is start else events[-1].time - start.time
 
 
 def table(history: "History", rows: int = 12) -> Markup:
@@ -165,18 +184,15 @@ def table(history: "History", rows: int = 12) -> Markup:
     return numbers_table("Loss by step", ["Step", "Train", "Held out"], body)
 
 
-def notices(run: "Run", most: int = 3) -> Markup | None:
+def notices(facts: "Facts") -> Markup | None:
     """The newest warnings, and why a run failed."""
-    said = [event for event in run.events if event.kind in ("warning", "failed")][-most:]
-    if not said:
-        return None
     items = []
-    for event in said:
+    for event in facts.notices:
         failed = event.kind == "failed"
         sign = "✖ Failed" if failed else "⚠ Warning"
         text = f" at step {event.step:,}: {event.data.get('message', '')}"
         items.append(element("li", element("b", sign), text, class_="bad" if failed else "warn"))
-    return element("ul", items, class_="sloth-notices")
+    return element("ul", items, class_="sloth-notices") if items else None
 
 
 def progress_line(history: "History") -> str:
