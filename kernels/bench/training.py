@@ -1,14 +1,12 @@
-"""Whole training steps side by side: sloth_nb, transformers + peft, Liger and Unsloth on the same model and
-work.
+"""Whole training steps side by side: sloth_nb, transformers + peft, Liger and Unsloth on the same model and work.
 
-    python kernels/bench/training.py quick SHAPE WHO CASE...        random weights, made on the GPU (not
-    unsloth) python kernels/bench/training.py make SHAPE FOLDER              the same as a checkpoint on disk
+    python kernels/bench/training.py quick SHAPE WHO CASE...        random weights, made on the GPU (not unsloth)
+    python kernels/bench/training.py make SHAPE FOLDER              the same as a checkpoint on disk
     python kernels/bench/training.py run FOLDER WHO CASE...         everybody loads that checkpoint
 
-SHAPE is a key of SHAPES, WHO one of hf, liger, unsloth, sloth_nb, a CASE is BATCHxLENGTH (2x2048). One
-contestant a process. QLoRA NF4, rank 32 on all projections, 8-bit AdamW, random tokens. Prints tokens/s
-(median step), the allocator's peak, the share of it above the model, and the first step's loss, which must
-agree between contestants.
+SHAPE is a key of SHAPES, WHO one of hf, liger, unsloth, sloth_nb, a CASE is BATCHxLENGTH (2x2048). One contestant a
+process. QLoRA NF4, rank 32 on all projections, 8-bit AdamW, random tokens. Prints tokens/s (median step), the
+allocator's peak, the share of it above the model, and the first step's loss, which must agree between contestants.
 """
 
 from __future__ import annotations
