@@ -48,9 +48,9 @@ def dequantize_nf4_reference(packed: Tensor, state: Any, *, dtype: torch.dtype |
 
 @triton.jit
 def _nf4_kernel(
-    PACKED, ABSMAX, CODE, NESTED_CODE, NESTED_ABSMAX, OFFSET, OUT, blocks, count,
+    PACKED, ABSMAX, CODE, NESTED_CODE, NESTED_ABSMAX, OFFSET, OUT, blocks, count, row_blocks, o_row,
     NESTED: tl.constexpr, SPAN: tl.constexpr, NESTED_SPAN: tl.constexpr, CUT: tl.constexpr,
-    BLOCKS: tl.constexpr,
+    STRIDED: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
     known = block < blocks
@@ -71,6 +71,8 @@ def _nf4_kernel(
     packed = tl.load(PACKED + byte, mask=inside, other=0).to(tl.int32)
     high = (tl.load(CODE + (packed >> 4)) * absmax[:, None]).to(OUT.dtype.element_ty)
     low = (tl.load(CODE + (packed & 15)) * absmax[:, None]).to(OUT.dtype.element_ty)
+    if STRIDED:  # rows of whole blocks, further apart than they are long
+        value += (block // row_blocks * (o_row - row_blocks * SPAN))[:, None]
     tl.store(OUT + value, tl.interleave(high, low), mask=fits)
 
 
@@ -88,7 +90,8 @@ def dequantize_nf4(
         state: its ``quant_state`` (or anything with its fields: absmax, code, blocksize, shape, dtype, offset
             and state2 with absmax, code, blocksize when nested).
         dtype: of the result, fp32 | fp16 | bf16; the state's own by default.
-        out: a contiguous buffer of the weight's shape, or of its size; sets the dtype.
+        out: a buffer of the weight's shape with contiguous rows (they may lie apart: columns of a wider buffer),
+            or any contiguous one of its size; sets the dtype.
     Returns:
         The weight, of the state's shape.
     Raises:
@@ -101,27 +104,31 @@ def dequantize_nf4(
             "through: load the model again and train before any evaluation (or set "
             "support_avx512bf16_for_cpu = False on its layers)"
         )
-    shape = torch.Size(state.shape)
-    dtype = out.dtype if out is not None else dtype or state.dtype
-    if out is not None and (out.numel() != shape.numel() or not out.is_contiguous()):
-        raise ValueError(f"out must be contiguous with {shape.numel()} elements, got {tuple(out.shape)}")
-    if not runs_triton(packed):
-        made = dequantize_nf4_reference(packed, state, dtype=dtype)
-        return made if out is None else out.view(shape).copy_(made)
-    out = torch.empty(shape, dtype=dtype, device=packed.device) if out is None else out.view(shape)
-    count, span = shape.numel(), state.blocksize
-    nested = state.state2
+    shape, span, nested = torch.Size(state.shape), state.blocksize, state.state2
+    if out is None:
+        out = torch.empty(shape, dtype=dtype or state.dtype, device=packed.device)
+    elif out.numel() != shape.numel() or not (
+        out.is_contiguous() or (out.shape == shape and out.stride(-1) == 1)
+    ):
+        raise ValueError(
+            f"out must be {tuple(shape)} with contiguous rows, got {tuple(out.shape)}, {out.stride()}"
+        )
+    elif out.is_contiguous():
+        out = out.view(shape)
+    apart = not out.is_contiguous()
+    if not runs_triton(packed) or (apart and (out.dim() != 2 or shape[1] % span)):
+        return out.copy_(dequantize_nf4_reference(packed, state, dtype=out.dtype))
+    blocks, tile = state.absmax.numel(), _nf4_tile(span)
     if nested is None:
         deeper = state.code, state.absmax, state.absmax
     else:
         deeper = nested.code, nested.absmax, state.offset
-    blocks, tile = state.absmax.numel(), _nf4_tile(span)
     launch(
         _nf4_kernel, (triton.cdiv(blocks, tile["BLOCKS"]),),
         packed.view(torch.uint8), state.absmax, state.code,
-        *deeper, out, blocks, count,
+        *deeper, out, blocks, shape.numel(), shape[-1] // span, out.stride(0),
         NESTED=nested is not None, SPAN=span, NESTED_SPAN=1 if nested is None else nested.blocksize,
-        CUT=count % span != 0, **tile,
+        CUT=shape.numel() % span != 0, STRIDED=apart, **tile,
         enable_fp_fusion=False,  # a fused multiply-add would round absmax once less than bitsandbytes
     )  # fmt: skip
     return out

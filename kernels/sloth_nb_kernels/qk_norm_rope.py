@@ -61,7 +61,7 @@ def _forward_heads(
         wb += 1.0
         wr += 1.0
     for start in range(0, heads, HEADS):
-        head = (start + tl.arange(0, HEADS))[:, None]
+        head = (start + tl.arange(0, HEADS)).to(tl.int64)[:, None]
         mask = (head < heads) & (c < half)
         source = X + token * x_token + head * x_head
         target = Y + token * y_token + head * y_head
@@ -131,7 +131,7 @@ def _backward_heads(
         wb += 1.0
         wr += 1.0
     for start in range(0, heads, HEADS):
-        head = (start + tl.arange(0, HEADS))[:, None]
+        head = (start + tl.arange(0, HEADS)).to(tl.int64)[:, None]
         mask = (head < heads) & (c < half)
         mask_rest = (head < heads) & (r < dim)
         gradient = DY + token * dy_token + head * dy_head

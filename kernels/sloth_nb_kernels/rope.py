@@ -51,7 +51,7 @@ def _rotate_heads(
 ):  # fmt: skip
     c = tl.arange(0, HALF)[None, :]
     for start in range(0, heads, HEADS):
-        head = (start + tl.arange(0, HEADS))[:, None]
+        head = (start + tl.arange(0, HEADS)).to(tl.int64)[:, None]
         mask = (head < heads) & (c < half)
         source = X + token * x_token + head * x_head + c
         target = Y + token * y_token + head * y_head + c

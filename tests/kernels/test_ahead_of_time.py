@@ -76,6 +76,9 @@ def run_everything(dtype):
         shape=torch.Size((4096, 14336)), offset=meta(1, dtype=f32), state2=nested,
     )  # fmt: skip
     K.dequantize_nf4(meta(blocks * 32, 1, dtype=torch.uint8), state)
+    K.dequantize_nf4(
+        meta(blocks * 32, 1, dtype=torch.uint8), state, out=meta(4096, 14368, dtype=dtype)[:, :14336]
+    )
     K.dequantize_int8(meta(4096, 14336, dtype=torch.int8), row, dtype=dtype)
 
 

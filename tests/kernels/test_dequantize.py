@@ -48,6 +48,15 @@ def test_a_buffer_is_filled_and_sets_the_dtype(device):
     assert torch.equal(dequantize_nf4(packed, state, out=flat), dequantize_nf4(packed, state))
 
 
+@pytest.mark.parametrize("shape", [(33, 128), (5, 50)], ids=["whole blocks a row", "blocks across rows"])
+def test_rows_may_lie_apart_in_a_wider_buffer(device, shape):
+    packed, state = quantised(shape, True, device)
+    buffer = torch.zeros(shape[0], shape[1] + 16, device=device)
+    got = dequantize_nf4(packed, state, out=buffer[:, : shape[1]])
+    assert torch.equal(got, dequantize_nf4(packed, state)) and got.data_ptr() == buffer.data_ptr()
+    assert buffer[:, shape[1] :].eq(0).all()
+
+
 def test_other_block_sizes_and_fp4_go_by_their_own_table(device):
     functional = pytest.importorskip("bitsandbytes.functional")
     weight = torch.randn(40, 128, device=device)
@@ -93,7 +102,7 @@ def test_a_weight_repacked_for_the_cpu_is_refused_with_the_way_out():
 
 def test_buffers_that_do_not_fit_are_refused():
     packed, state = quantised((64, 64), True, "cpu")
-    with pytest.raises(ValueError, match="contiguous with 4096 elements"):
+    with pytest.raises(ValueError, match=r"out must be \(64, 64\) with contiguous rows, got \(64, 63\)"):
         dequantize_nf4(packed, state, out=torch.empty(64, 63))
     with pytest.raises(ValueError, match=r"\(4, 8\), \(5,\)"):
         dequantize_int8(torch.zeros(4, 8, dtype=torch.int8), torch.ones(5))
