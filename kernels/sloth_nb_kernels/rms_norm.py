@@ -42,7 +42,7 @@ def rms_norm_reference(x: Tensor, weight: Tensor, eps: float, *, zero_centred: b
 @triton.jit
 def _forward_kernel(
     X, RESIDUAL, W, Y, TOTAL, RSTD, x_row, r_row, y_row, t_row, rows, n, eps,
-    ADD: tl.constexpr, ZERO_CENTRED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ADD: tl.constexpr, PLUS: tl.constexpr, ZERO_CENTRED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     col = tl.arange(0, BLOCK)[None, :]
@@ -60,7 +60,11 @@ def _forward_kernel(
         w += 1.0
     else:
         normed = normed.to(Y.dtype.element_ty).to(tl.float32)
-    tl.store(Y + row[:, None] * y_row + col, (normed * w).to(Y.dtype.element_ty), mask=mask)
+    y = (normed * w).to(Y.dtype.element_ty)
+    if PLUS:
+        plus = tl.load(RESIDUAL + row[:, None] * r_row + col, mask=mask, other=0.0).to(tl.float32)
+        y = (y.to(tl.float32) + plus).to(Y.dtype.element_ty)
+    tl.store(Y + row[:, None] * y_row + col, y, mask=mask)
     tl.store(RSTD + row, rstd, mask=row < rows)
 
 
@@ -98,7 +102,13 @@ def _backward_kernel(
 
 
 def rms_norm_forward(
-    x: Tensor, weight: Tensor, eps: float, *, zero_centred: bool = False, out: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    *,
+    zero_centred: bool = False,
+    plus: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """y and the fp32 reciprocals of rms(x), (rows,), that the backward wants. Records no graph.
 
@@ -106,11 +116,12 @@ def rms_norm_forward(
         x: (..., hidden), fp32 | fp16 | bf16. Any stride; copied only when the last dimension is not
             contiguous.
         weight: (hidden,), any floating dtype. With ``zero_centred`` the scale is ``1 + weight`` (Gemma).
-        out: where y goes; may be ``x`` itself.
+        plus: x's shape; added to the norm in the same pass (Gemma's norms before the residual add).
+        out: where y goes; may be ``x`` or ``plus`` itself.
     Raises:
-        ValueError: weight is not (hidden,), or ``out`` does not fit.
+        ValueError: weight is not (hidden,), or ``out`` or ``plus`` does not fit.
     """
-    y, rstd, _ = _forward(x, None, weight, eps, zero_centred, out, None)
+    y, rstd, _ = _forward(x, None, weight, eps, zero_centred, out, None, plus)
     return y, rstd
 
 
@@ -129,9 +140,7 @@ def add_rms_norm_forward(
     ``total_out`` may be ``residual`` or ``x`` itself. The backward is ``rms_norm_backward(dy, total, ...,
     residual_grad=dtotal)``, whose result is the gradient of both x and residual.
     """
-    if residual.shape != x.shape:
-        raise ValueError(f"residual must have shape {tuple(x.shape)}, got {tuple(residual.shape)}")
-    return _forward(x, residual, weight, eps, zero_centred, out, total_out)
+    return _forward(x, residual, weight, eps, zero_centred, out, total_out, None)
 
 
 def _forward(
@@ -142,24 +151,33 @@ def _forward(
     zero_centred: bool,
     out: Tensor | None,
     total_out: Tensor | None,
+    plus: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     n = _check(x, weight)
+    for name, other in (("residual", residual), ("plus", plus)):
+        if other is not None and other.shape != x.shape:
+            raise ValueError(f"{name} must have shape {tuple(x.shape)}, got {tuple(other.shape)}")
     y, y2 = target_rows(out, x, "out")
     add = residual is not None
     total, total2 = target_rows(total_out, residual, "total_out") if add else (x, y2)
     if not _runs(x, n):
         if add:
             torch.add(residual, x, out=total)
-        return y, _forward_torch(rows_of(total), weight, eps, zero_centred, y2), total
+        # plus may be out: then its sum needs a place of its own until the end.
+        made = y2 if plus is None else torch.empty_like(y2)
+        rstd = _forward_torch(rows_of(total), weight, eps, zero_centred, made)
+        if plus is not None:
+            torch.add(made, rows_of(plus), out=y2)
+        return y, rstd, total
     x2 = rows_of(x)
-    residual2 = rows_of(residual) if add else x2
+    other2 = rows_of(residual) if add else x2 if plus is None else rows_of(plus)
     rstd = torch.empty(x2.shape[0], dtype=torch.float32, device=x.device)
     tile = row_tile(n)
     launch(
         _forward_kernel, (triton.cdiv(x2.shape[0], tile["ROWS"]),),
-        x2, residual2, weight, y2, total2, rstd,
-        x2.stride(0), residual2.stride(0), y2.stride(0), total2.stride(0), x2.shape[0], n, eps,
-        ADD=add, ZERO_CENTRED=zero_centred, **tile,
+        x2, other2, weight, y2, total2, rstd,
+        x2.stride(0), other2.stride(0), y2.stride(0), total2.stride(0), x2.shape[0], n, eps,
+        ADD=add, PLUS=plus is not None, ZERO_CENTRED=zero_centred, **tile,
     )  # fmt: skip
     return y, rstd, total
 

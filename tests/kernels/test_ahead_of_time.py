@@ -51,6 +51,7 @@ def run_everything(dtype):
         K.rms_norm_backward(x, x, w, rstd, weight_grad=True, zero_centred=n == 128)
     x, w = meta(4096, 4096, dtype=dtype), meta(4096, dtype=dtype)
     K.add_rms_norm_forward(x, x, w, 1e-5)
+    K.rms_norm_forward(x, w, 1e-5, zero_centred=True, plus=x, out=x)
     _, mean, rstd = K.layer_norm_forward(x, w, w, 1e-5)
     K.layer_norm_backward(x, x, w, mean, rstd, weight_grad=True, residual_grad=x)
     gate, up = K.split_gate_up(meta(4096, 2 * 14336, dtype=dtype))

@@ -73,6 +73,18 @@ def test_the_residual_is_added_in_the_same_pass(randn, assert_close, device, dty
     assert torch.equal(in_place, y) and torch.equal(kept, total)
 
 
+@pytest.mark.parametrize("zero_centred", [False, True])
+def test_the_norm_is_added_to_something_in_the_same_pass(randn, device, dtype, zero_centred):
+    x, plus, w = randn(7, 320, dtype=dtype), randn(7, 320, dtype=dtype), randn(320, dtype=dtype)
+    norm, rstd = rms_norm_forward(x, w, EPS, zero_centred=zero_centred)
+    got, got_rstd = rms_norm_forward(x, w, EPS, zero_centred=zero_centred, plus=plus)
+    ulp = 2 * torch.finfo(dtype).eps  # one rounding of the sum; under the interpreter a truncation
+    torch.testing.assert_close(got, norm + plus, rtol=ulp, atol=ulp)
+    assert torch.equal(got_rstd, rstd)
+    assert rms_norm_forward(x, w, EPS, zero_centred=zero_centred, plus=plus, out=plus)[0] is plus
+    assert torch.equal(plus, got)
+
+
 def test_autograd_through_the_sum_matches_separate_operations(randn, device):
     leaves = [t.requires_grad_() for t in (randn(6, 64), randn(6, 64), randn(64))]
     dy, dtotal = randn(6, 64), randn(6, 64)
