@@ -6,15 +6,16 @@ from collections.abc import Callable
 
 __all__ = ["Pulse"]
 
-SHARE = 0.02
+SHARE = 0.02  # of a processor
+MOST = 4  # times the wished pause
 
 
 class Pulse:
     """Calls ``action`` soon after ``poke()``, never two within ``seconds``; what comes between is gathered.
 
-    An action that takes long is called more rarely still, so that it takes a fiftieth of the time at most:
-    what is watched must not be slowed down by watching. No thread waits while there is nothing to do, and
-    ``action`` never runs twice at once.
+    An action that works long is called more rarely still (up to four times), so that it takes a fiftieth of a
+    processor: what is watched must not be slowed down by watching. No thread waits while there is nothing to do,
+    and ``action`` never runs twice at once.
     """
 
     def __init__(self, action: Callable[[], None], seconds: float):
@@ -44,11 +45,11 @@ class Pulse:
 
     def _fire(self) -> None:
         with self._acting:
-            begun = time.monotonic()
+            begun, worked = time.monotonic(), time.thread_time()
             with self._lock:
                 self._timer = None
                 self._next = begun + self.seconds
             self.action()
-            took = time.monotonic() - begun
+            worked = time.thread_time() - worked
             with self._lock:
-                self._next = begun + max(self.seconds, took / SHARE)
+                self._next = begun + min(max(self.seconds, worked / SHARE), MOST * self.seconds)
