@@ -1,6 +1,8 @@
 """``get_peft_model``: LoRA adapters on a loaded model, and adapters read back from a folder."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -144,13 +146,14 @@ def load_adapter(model: Any, adapter: str, options: HubOptions) -> Any:
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(
-            model,
-            adapter,
-            is_trainable=True,
-            autocast_adapter_dtype=settings_of(model).float32_adapters,
-            **options.arguments(),
-        )
+        with _without_deprecations():
+            return PeftModel.from_pretrained(
+                model,
+                adapter,
+                is_trainable=True,
+                autocast_adapter_dtype=settings_of(model).float32_adapters,
+                **options.arguments(),
+            )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"The adapter {adapter} can't be put on its base: {error}") from error
 
@@ -158,11 +161,19 @@ def load_adapter(model: Any, adapter: str, options: HubOptions) -> Any:
 def _wrap(model: Any, config: Any, seed: int, *, float32: bool) -> Any:
     from peft import get_peft_model
 
-    with seeded(seed):
+    with seeded(seed), _without_deprecations():
         try:
             return get_peft_model(model, config, autocast_adapter_dtype=float32)
         except (ValueError, TypeError, ImportError) as error:
             raise ModelError(f"The adapters can't be added: {error}") from error
+
+
+@contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """peft asks transformers 5.2x under an older name, which no user can change."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def _same_adapter(model: Any, config: Any, checkpointing: bool | str) -> Any:

@@ -39,6 +39,13 @@ _TRANSFORMERS_ARGUMENTS = (
     "variant",
 )
 
+# Where checkpoints of models that also see or hear keep the text model's weights.
+_TEXT_PART = {
+    r"^(model\.)?language_model\.model\.": "model.",
+    r"^model\.language_model\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+}
+
 _FAILURES = (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, SafetensorError)
 
 
@@ -50,8 +57,9 @@ def load_config(
     text_only: bool,
     also_known: Iterable[str],
 ) -> Any:
-    """The model's config, changed by those keyword arguments that are attributes of it; these leave
-    ``kwargs``.
+    """The model's config, changed by the keyword arguments that are attributes of it; these leave ``kwargs``.
+
+    With ``text_only`` it is the text part's, and ``kwargs`` gets the names of that part's weights.
 
     Raises:
         ModelError: the config can't be read, or an argument is neither transformers', nor ``also_known``,
@@ -67,8 +75,9 @@ def load_config(
             )
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"The config of {source.base} can't be read: {error}") from error
-    if text_only:
+    if text_only and is_multimodal(config):
         config = config.get_text_config()
+        kwargs["key_mapping"] = {**_TEXT_PART, **kwargs.get("key_mapping", {})}
     overrides = [name for name in kwargs if name not in _TRANSFORMERS_ARGUMENTS]
     known = [*also_known, *_TRANSFORMERS_ARGUMENTS, *config.to_dict()]
     arguments.refuse_unknown(overrides, known, "from_pretrained")
@@ -78,12 +87,14 @@ def load_config(
 
 
 def is_multimodal(config: Any) -> bool:
+    """Whether the model sees or hears, too."""
     return any(getattr(config, part, None) is not None for part in ("vision_config", "audio_config")) or (
         config.model_type == "whisper"
     )
 
 
 def choose_class(auto_model: Any, config: Any) -> Any:
+    """The class to load with: the one asked for, or the automatic one of the model's kind."""
     import transformers
 
     if auto_model is not None:
@@ -96,6 +107,13 @@ def choose_class(auto_model: Any, config: Any) -> Any:
 
 
 def load_weights(loader: Any, source: Source, **options: Any) -> Any:
+    """The model itself.
+
+    Raises:
+        HardwareError: not enough memory on the GPU.
+        ModelError: transformers can't load it, with its reason.
+    """
+    renamed = options.get("key_mapping") is not None
     options = {name: value for name, value in options.items() if value is not None}
     try:
         model, info = loader.from_pretrained(
@@ -104,13 +122,22 @@ def load_weights(loader: Any, source: Source, **options: Any) -> Any:
     except torch.OutOfMemoryError as error:
         raise HardwareError(
             f"{source.base} doesn't fit into the GPU's memory ({str(error).split('. ')[0]}). Load it in 4 "
-            "bits "
-            "(load_in_4bit=True, with bitsandbytes), choose a smaller model, or restart kernels that hold "
-            "memory."
+            "bits (load_in_4bit=True, with bitsandbytes), choose a smaller model, or restart kernels that "
+            "hold memory."
         ) from error
     except _FAILURES as error:
-        raise ModelError(f"{source.base} can't be loaded: {type(error).__name__}: {error}") from error
+        raise ModelError(f"{source.base} can't be loaded: {_said(error)}") from error
     if missing := sorted(info["missing_keys"]):
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         warn(f"{len(missing)} weights are not in {source.base} and start at random: {shown}.")
+    if renamed:  # else saving would turn the names back, under which the part alone can't be loaded
+        vars(model).pop("_weight_conversions", None)
     return model
+
+
+def _said(error: Exception) -> str:
+    """The beginning of a message that may list all of the model's weights, or all known models."""
+    words = " ".join(str(error).split())
+    return (
+        f"{type(error).__name__}: {words[:297]}…" if len(words) > 300 else f"{type(error).__name__}: {words}"
+    )

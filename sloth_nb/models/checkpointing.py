@@ -25,6 +25,7 @@ def set_checkpointing(model: Any, mode: bool | str) -> None:
     if not mode:
         _method(model, "disable")()
         return
+    model.config.use_cache = False  # a cache can't be recomputed; transformers would say so at every start
     try:
         _method(model, "enable")({"use_reentrant": False})
     except ValueError as error:

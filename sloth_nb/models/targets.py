@@ -43,13 +43,12 @@ def choose_targets(
         part = vision if _has(name, _VISION) else audio if _has(name, _AUDIO) else language
         return part and (attention if _has(name, _ATTENTION) else mlp)
 
-    linear = _linear_layers(model)
-    chosen = {name for name in linear if is_on(name)}
+    chosen = {name for name in _linear_layers(model) if is_on(name)}
     if not chosen:
         raise ModelError(
             "Every part is switched off by the finetune_… arguments, so nothing would be trained."
         )
-    return _shortest_names(chosen, linear)
+    return _shortest_names(model, chosen)
 
 
 def unmatched(model: Any, names: Sequence[str]) -> list[str]:
@@ -100,12 +99,10 @@ def _layers_said(model: Any) -> str:
     return f"Its linear layers: {', '.join(sorted({_last(name) for name in _linear_layers(model)}))}."
 
 
-def _shortest_names(chosen: set[str], linear: Sequence[str]) -> list[str]:
-    """Last names alone where these mean just the chosen layers, so that an adapter's config stays
-    readable.
-    """
-    left_out = {_last(name) for name in linear if name not in chosen}
-    return sorted({name if _last(name) in left_out else _last(name) for name in chosen})
+def _shortest_names(model: Any, chosen: set[str]) -> list[str]:
+    """Last names alone where no other module bears them: so an adapter's config stays readable."""
+    borne_by_others = {_last(name) for name, _ in model.named_modules() if name not in chosen}
+    return sorted({name if _last(name) in borne_by_others else _last(name) for name in chosen})
 
 
 def _last(name: str) -> str:

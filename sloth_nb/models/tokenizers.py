@@ -3,6 +3,7 @@
 from typing import Any
 
 from sloth_nb.errors import ModelError
+from sloth_nb.models.notices import warn
 from sloth_nb.models.sources import HubOptions
 
 __all__ = ["load_tokenizer", "mend_tokenizer", "text_tokenizer"]
@@ -26,16 +27,21 @@ _SPARE_TOKENS = (
 
 
 def load_tokenizer(name: str, options: HubOptions, *, processor: bool, trust_remote_code: bool) -> Any:
-    """The tokenizer; or for a model that also sees or hears, the processor that holds one.
+    """The tokenizer; or for a model that also sees or hears, the processor that holds one, if there is one.
 
     Raises:
         ModelError: it can't be loaded, with transformers' own reason.
     """
     from transformers import AutoProcessor, AutoTokenizer
 
-    loader = AutoProcessor if processor else AutoTokenizer
+    arguments = {"trust_remote_code": trust_remote_code, **options.arguments()}
+    if processor:
+        try:
+            return AutoProcessor.from_pretrained(name, **arguments)
+        except (OSError, ValueError, ImportError) as error:
+            warn(f"{name} has no processor that can be loaded, so only text goes in: {_first_line(error)}")
     try:
-        return loader.from_pretrained(name, trust_remote_code=trust_remote_code, **options.arguments())
+        return AutoTokenizer.from_pretrained(name, **arguments)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise ModelError(f"The tokenizer of {name} can't be loaded: {_first_line(error)}") from error
 
