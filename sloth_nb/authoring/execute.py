@@ -19,13 +19,20 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionComplete, CellExecutionError, DeadKernelError
 
+from sloth_nb.authoring.memory_watch import MemoryWatch
 from sloth_nb.authoring.parameters import with_parameters
-from sloth_nb.authoring.watching import MemoryWatch, ProgressWatch
 from sloth_nb.errors import NotebookError
 
 __all__ = ["Executed", "execute"]
 
 Say = Callable[[str], None]
+
+_KERNEL = {
+    "SLOTH_NB_HOST": "headless",  # widgets say their part in words
+    # Threads of torch that wait shall sleep: on a machine with other work, spinning made a training step take
+    # minutes instead of seconds (measured: 2 cores, load 5).
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 
 @dataclass
@@ -72,7 +79,7 @@ def execute(
     say(f"{notebook.name}: {sum(cell.cell_type == 'code' for cell in content.cells)} code cells")
     start = time.perf_counter()
     try:
-        client.execute()
+        client.execute(env=_KERNEL | os.environ)
     except CellExecutionError as error:
         raise NotebookError(f"{client.where()} failed: {_reason(error)}\n  See {output}.") from error
     except DeadKernelError as error:
@@ -112,15 +119,16 @@ class _Client(NotebookClient):
             content,
             timeout=None,
             store_widget_state=False,
+            coalesce_streams=True,
             resources={"metadata": {"path": str(folder)}},
             on_notebook_start=self._began,
         )
-        self.say, self.folder = say, folder
+        self.say = say
         self.memory = MemoryWatch()
-        self.progress = ProgressWatch(say)
         self.cell_seconds: dict[int, float] = {}
         self._heading, self._number, self._unfinished = "", 0, ""
         self._cells_by_message: dict[str, int] = {}
+        self._latest: dict[tuple[int, str], str] = {}  # text of outputs that were updated in place
 
     def where(self) -> str:
         """The cell that runs or ran last, as a person would look for it."""
@@ -161,6 +169,8 @@ class _Client(NotebookClient):
         try:
             return await super().async_execute_cell(cell, cell_index, **kwargs)
         finally:
+            for key in [key for key in self._latest if key[0] == cell_index]:
+                self._write(self._latest.pop(key) + "\n")
             self._write("", end=True)
             self.cell_seconds[cell_index] = time.perf_counter() - start
             self.say(f"    {self.cell_seconds[cell_index]:.1f} s")
@@ -180,13 +190,18 @@ class _Client(NotebookClient):
                 index = self._cells_by_message[sender]
                 self.process_message(message, self.nb.cells[index], index)
 
+    def _update_display_id(self, display_id: str, msg: dict[str, Any]) -> None:
+        super()._update_display_id(display_id, msg)
+        for index in self._display_id_map.get(display_id, {}):
+            self._latest[index, display_id] = _text(msg["content"]["data"])
+
     def output(self, outs: Any, msg: dict[str, Any], display_id: str | None, cell_index: int) -> Any:
         content = msg["content"]
         if msg["msg_type"] == "stream":
             self._write(content["text"])
         elif msg["msg_type"] in ("display_data", "execute_result"):
             data = content["data"]
-            if not self.progress.watches(data, self.folder) and _WIDGET not in data:
+            if _WIDGET not in data:
                 self._write(_text(data) + "\n")
         return super().output(outs, msg, display_id, cell_index)
 

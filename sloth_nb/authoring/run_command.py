@@ -32,10 +32,9 @@ def run(options: argparse.Namespace) -> int:
             f"Executing a notebook needs {error.name}: pip install 'sloth-nb[demo]'."
         ) from error
     from sloth_nb.authoring.parameters import parse_parameters
-    from sloth_nb.training.progress import duration
 
     output = Path(options.output or f"{Path(options.notebook).stem}-executed.ipynb")
     done = execute(options.notebook, output, parameters=parse_parameters(options.parameter), cwd=options.cwd)
     peak = done.peak_memory_bytes / 1e9
-    print(f"\nDone in {duration(done.seconds)}, peak memory {peak:.2f} GB. The executed notebook: {output}")
+    print(f"\nDone in {done.seconds:.0f} s, peak memory {peak:.2f} GB. The executed notebook: {output}")
     return 0

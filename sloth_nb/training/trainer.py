@@ -17,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from sloth_nb.data import Collator
 from sloth_nb.errors import HardwareError, TrainingError
-from sloth_nb.training.announce import announce
+from sloth_nb.models.settings import settings_of
 from sloth_nb.training.callbacks import RunCallback
 from sloth_nb.training.checkpoints import last_checkpoint, refuses_to_save, written_whole
 from sloth_nb.training.compat import TRAINER_NAMES, translate
@@ -128,7 +128,6 @@ class SFTTrainer(trl.SFTTrainer):
             HardwareError: out of memory.
         """
         self.run.begin()
-        announce(self.run)
         with stops_on_interrupt(self.run):
             return self._train(resume_from_checkpoint, *args, **kwargs)
 
@@ -139,7 +138,6 @@ class SFTTrainer(trl.SFTTrainer):
         the rest. Arguments as in ``train``.
         """
         self.run.begin()
-        announce(self.run)
         for callback in _progress_bars():
             self.remove_callback(callback)
 
@@ -198,8 +196,7 @@ class SFTTrainer(trl.SFTTrainer):
         self._tokens.fill_(self.state.num_input_tokens_seen)
         self._pace.begin(int(self._tokens))
         return {
-            "model": Path(str(getattr(self.model.config, "_name_or_path", ""))).name
-            or self.model.config.model_type,
+            "model": _name_of(self.model),
             "trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "resumed_from": self._resumed_from,
             "report": self.data_report,
@@ -306,6 +303,12 @@ def _loaded(name: str, args: SFTConfig, here: dict[str, Any]) -> tuple[Any, Any]
     model, tokenizer = FastLanguageModel.from_pretrained(name, max_seq_length=args.max_length, **options)
     args.model_init_kwargs = None
     return model, here.get("processing_class") or tokenizer
+
+
+def _name_of(model: Any) -> str:
+    """What a person called the model, without the folders of this machine."""
+    given = settings_of(model).name or str(getattr(model.config, "_name_or_path", ""))
+    return Path(given).name or model.config.model_type
 
 
 def _real_tokens(inputs: dict[str, Any]) -> torch.Tensor | int:

@@ -104,22 +104,14 @@ def test_what_a_background_thread_shows_later_reaches_the_cell_it_belongs_to(wri
     assert nbformat.read(output, 4).cells[0].outputs[0].data["text/plain"] == "'last'"
 
 
-def test_the_progress_of_an_announced_run_is_said_while_it_trains(write, tmp_path):
+def test_an_output_updated_in_place_is_said_again_as_it_ended(write, tmp_path):
     path = write(
         new_code_cell(
-            "from sloth_nb.training.announce import announce\n"
-            "from sloth_nb.training import Run, RunEvent\n"
-            "import time\n"
-            "run = Run('outputs/run.jsonl')\n"
-            "run.begin()\n"
-            "announce(run)\n"
-            "run.emit(RunEvent('started', 0, data={'max_steps': 2}))\n"
-            "run.emit(RunEvent('step', 1, data={'loss': 1.5}))"
-        ),
-        new_code_cell("run.emit(RunEvent('finished', 2, data={'loss': 1.0}))\ntime.sleep(1)"),
+            "handle = display('first', display_id=True)\nhandle.update('then')\nhandle.update('last')"
+        )
     )
-    said = said_by(path, tmp_path / "out" / "out.ipynb")
-    assert "step 1/2   loss 1.500" in said and (tmp_path / "out" / "outputs" / "run.jsonl").exists()
+    said = said_by(path, tmp_path / "out.ipynb")
+    assert "    'first'\n    'last'\n" in said and "'then'" not in said
 
 
 def test_the_kernel_s_peak_memory_is_known(write, tmp_path):

@@ -1,0 +1,51 @@
+"""The peak memory of a kernel, watched from outside while its notebook is executed."""
+
+import contextlib
+import threading
+from pathlib import Path
+
+import psutil
+
+__all__ = ["MemoryWatch"]
+
+_SECONDS = 0.25
+
+
+class MemoryWatch:
+    """The peak resident memory of a process and its children."""
+
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self._over = threading.Event()
+
+    def start(self, process_id: int | None) -> None:
+        if process_id is not None:
+            threading.Thread(target=self._watch, args=(process_id,), daemon=True).start()
+
+    def stop(self) -> None:
+        self._over.set()
+
+    def _watch(self, process_id: int) -> None:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(process_id)
+            while not self._over.is_set():
+                family = [process, *process.children(recursive=True)]
+                resident = sum(_resident(member) for member in family)
+                self.peak_bytes = max(self.peak_bytes, resident, _own_peak(process))
+                self._over.wait(_SECONDS)
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.Error:
+        return 0
+
+
+def _own_peak(process: psutil.Process) -> int:
+    """The system's own record, where it keeps one: between two looks nothing is missed."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    except (OSError, StopIteration, ValueError):
+        return getattr(process.memory_info(), "peak_wset", 0)
