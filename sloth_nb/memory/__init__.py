@@ -15,8 +15,9 @@ from sloth_nb.memory.formulas import estimate_work
 from sloth_nb.memory.limits import largest_batch, longest_context
 from sloth_nb.memory.machine import device_for, devices, ram_gib
 from sloth_nb.memory.plan import Plan, plan
+from sloth_nb.memory.policy import POLICIES, Policy
 from sloth_nb.memory.speed import step_seconds
-from sloth_nb.memory.work import METHODS, OPTIMISERS, POLICIES, TASKS, Work
+from sloth_nb.memory.work import METHODS, OPTIMISERS, TASKS, Work
 
 __all__ = [
     "GB",
@@ -29,6 +30,7 @@ __all__ = [
     "Change",
     "Estimate",
     "Plan",
+    "Policy",
     "Work",
     "changes_to_fit",
     "device_for",

@@ -14,7 +14,7 @@ __all__ = ["Change", "changes_to_fit", "smallest_card"]
 
 
 SMALL_CHUNK = 64 << 20
-TILE = 4096
+TILE = 2048
 
 
 @dataclass(frozen=True)
@@ -169,19 +169,16 @@ def smallest_card(work: Work) -> GPU | None:
 
 def _same_result(work: Work) -> Iterator[_Step]:
     """How things are held and in what portions they are computed."""
-    same, policies = "same result", set(work.policies)
+    same, policies = "same result", {work.policy} if isinstance(work.policy, str) else set(work.policy)
     if work.engine == "hf":
         yield _Step(
             0.1, "use this package's engine (engine='sloth')", "same result, faster", {"engine": "sloth"}
         )
     if work.loss_chunk > SMALL_CHUNK:
         yield _Step(0.2, "hold 64 MB of logits at a time (loss_chunk)", same, {"loss_chunk": SMALL_CHUNK})
-    if min(work.mlp_tile or work.tokens, work.tokens) > TILE:
+    if work.tokens > TILE and (work.mlp_tile in (None, "auto") or int(work.mlp_tile) > TILE):
         say = f"run the MLP in tiles of {TILE:,} tokens (mlp_tile)"
         yield _Step(0.3, say, "same result, a little slower", {"mlp_tile": TILE})
-    if not work.embedding_offload and not work.model.shape.tied:
-        say = "keep the input embedding in RAM (embedding_offload)"
-        yield _Step(0.4, say, same, {"embedding_offload": True})
     for part in (2, 4, 8):
         if work.batch >= part and work.task != "grpo":
             batch, steps = -(-work.batch // part), work.accumulation * part

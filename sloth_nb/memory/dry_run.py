@@ -53,10 +53,10 @@ def dry_run(work: Work, gpu: GPU) -> Estimate:
         raise ModelError(
             f"{work.model.name} is more than one stack of decoder layers; the dry run has no step for it."
         )
-    chosen, stands_for = _sample(work.policies, kinds)
+    chosen, stands_for = _sample(work.policies(gpu), kinds)
     with ExitStack() as stack:
         allocator = _enter(stack, gpu)
-        stretches, per_parameter = _run(work, config, chosen, allocator)
+        stretches, per_parameter = _run(work, gpu, config, chosen, allocator)
     base = standing(work)
     start = base.weights + base.adapters + base.optimiser
     if work.accumulation > 1:
@@ -68,7 +68,7 @@ def dry_run(work: Work, gpu: GPU) -> Estimate:
     return _explained(estimate_work(work, gpu), peak + library_bytes(gpu), moment)
 
 
-def _sample(policies: tuple[str, ...], kinds: tuple[str, ...]) -> tuple[list[int], list[int]]:
+def _sample(policies: tuple[Any, ...], kinds: tuple[str, ...]) -> tuple[list[int], list[int]]:
     """Layers to run, and for each layer of the model the place in that list of the one that stands for it."""
     chosen: list[int] = []
     stands_for = [0] * len(policies)
@@ -112,12 +112,14 @@ def _pretending(gpu: GPU) -> Iterator[None]:
         yield
 
 
-def _run(work: Work, config: Any, chosen: list[int], allocator: FakeAllocator) -> tuple[list[Stretch], float]:
+def _run(
+    work: Work, gpu: GPU, config: Any, chosen: list[int], allocator: FakeAllocator
+) -> tuple[list[Stretch], float]:
     """One micro-step on the chosen layers, in stretches; and how far the optimiser's step rises, per parameter."""
     from sloth_nb.memory.fake_model import fake_model
 
     model = fake_model(work, config, chosen)
-    _install(model, work, chosen, allocator.mark)
+    _install(model, work, gpu, chosen, allocator.mark)
     inputs = _inputs(work)
     for last in (False, True) if work.accumulation > 1 else (True,):
         allocator.mark("begin")
@@ -150,19 +152,21 @@ def _inputs(work: Work) -> dict[str, Any]:
     }
 
 
-def _install(model: nn.Module, work: Work, chosen: list[int], mark: Callable[[Any], None]) -> None:
+def _install(model: nn.Module, work: Work, gpu: GPU, chosen: list[int], mark: Callable[[Any], None]) -> None:
     """The engine with the work's policies, each layer's passes marked.
 
     Raises:
         ModelError: the engine doesn't run this architecture; with its reason.
     """
+    from sloth_nb.engine.policy import LayerPolicy
     from sloth_nb.memory.fake_model import HostMemory
     from sloth_nb.models.install import install
 
+    policies = work.policies(gpu)
     report = install(
         model,
-        [work.policies[i] for i in chosen],
-        mlp_tile=work.mlp_tile,
+        [LayerPolicy(frozenset(policies[i].device), frozenset(policies[i].host)) for i in chosen],
+        mlp_tile=work.tile(policies, gpu),
         loss_chunk_bytes=work.loss_chunk,
         cuda_graphs=False,
     )

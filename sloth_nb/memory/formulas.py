@@ -16,6 +16,7 @@ from sloth_nb.memory.loss import loss_cost
 from sloth_nb.memory.moment import Moment, added
 from sloth_nb.memory.notes import notes_on
 from sloth_nb.memory.plain import plain_moments
+from sloth_nb.memory.policy import Policy
 from sloth_nb.memory.weights import Standing, standing
 from sloth_nb.memory.work import Work
 
@@ -94,16 +95,25 @@ def _runs(work: Work, gpu: GPU) -> list[_Run]:
     """The layers, bottom to top, equal neighbours together."""
     shape, found = work.model.shape, []
     wrapped = shape.adapted(work.targets) if work.lora else []
-    policies = work.policies
-    start = 0
-    for block in shape.blocks:
+    policies = work.policies(gpu)
+    tile = work.tile(policies, gpu)
+    made: dict[tuple[int, Policy, Policy | None], LayerCost] = {}
+    place, below = 0, None
+    for number, block in enumerate(shape.blocks):
         gradients = 2 * block.parameters
         if work.lora:
             gradients = sum(work.rank * (x.inputs + x.outputs) * 4 for owner, x in wrapped if owner is block)
-        for policy, same in groupby(policies[start : start + block.count]):
-            cost = layer_cost(block, work, policy, gpu.capability)
-            found.append(_Run(cost, len(list(same)), gradients))
-        start += block.count
+        for policy, same in groupby(policies[place : place + block.count]):
+            count = len(list(same))
+            # The lowest of a run has another layer below it than the rest, which matters for what comes back.
+            for part, under in ((1, below), (count - 1, policy)):
+                if part:
+                    key = (number, policy, under if under and under.host else None)
+                    if key not in made:
+                        made[key] = layer_cost(block, work, policy, gpu.capability, tile=tile, below=key[2])
+                    found.append(_Run(made[key], part, gradients))
+            below = policy
+        place += block.count
     return found
 
 

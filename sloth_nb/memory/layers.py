@@ -1,6 +1,6 @@
 """One decoder layer's tensors in our engine, forward and backward, as engine/layer.py makes them.
 
-What a policy holds between the two is ``TAPE``; everything else lives inside one layer's pass. Keep this file
+What a policy holds between the two is the tape; everything else lives inside one layer's pass. Keep this file
 in step with the engine: the dry run, which runs the real code on fake tensors, is the test that it is.
 """
 
@@ -8,19 +8,11 @@ from dataclasses import dataclass
 
 from sloth_nb.catalog import Block
 from sloth_nb.memory.attention import attention_cost, attention_kernel
+from sloth_nb.memory.policy import Policy, tape_bytes
 from sloth_nb.memory.trace import Held, Trace
 from sloth_nb.memory.work import Work
 
-__all__ = ["HOST", "TAPE", "LayerCost", "layer_cost"]
-
-# Names of engine/policy.py that each policy keeps on the device, and those that it moves to the host.
-TAPE = {
-    "keep": ("input", "qkv", "attention", "middle", "gate_up"),
-    "recompute": ("input", "attention"),
-    "lean": ("input",),
-    "offload": (),
-}
-HOST = {"offload": ("input", "attention")}
+__all__ = ["LayerCost", "layer_cost"]
 
 
 @dataclass(frozen=True)
@@ -40,24 +32,36 @@ class LayerCost:
     backward: dict[str, int]
 
 
-def layer_cost(block: Block, work: Work, policy: str, capability: float) -> LayerCost:
-    """The cost of one layer of this block; where windows alternate, of one without a window."""
-    sizes = _Sizes(block, work, capability)
-    held = sum(sizes.tape[name] for name in TAPE[policy])
-    host = sum(sizes.tape[name] for name in HOST.get(policy, ()))
-    if "attention" in HOST.get(policy, ()):  # the log-sum-exp stays
+def layer_cost(
+    block: Block,
+    work: Work,
+    policy: Policy,
+    capability: float,
+    *,
+    tile: int | None = None,
+    below: Policy | None = None,
+) -> LayerCost:
+    """The cost of one layer of this block; where windows alternate, of one without a window.
+
+    ``below`` is the policy of the layer under it, whose tensors come back from the host during its backward.
+    """
+    sizes = _Sizes(block, work, capability, tile)
+    held = sum(sizes.tape[name] for name in policy.device)
+    host = sum(sizes.tape[name] for name in policy.host)
+    if "attention" in policy.host:  # the log-sum-exp stays
         held, host = held + sizes.attention.saved, host - sizes.attention.saved
-    return LayerCost(held, host, _forward(sizes, "gate_up" in TAPE[policy]), _backward(sizes, policy))
+    coming = sum(sizes.tape[name] for name in below.host) if below else 0
+    return LayerCost(held, host, _forward(sizes, "gate_up" in policy.held), _backward(sizes, policy, coming))
 
 
 class _Sizes:
     """The byte counts that both passes are made of."""
 
-    def __init__(self, block: Block, work: Work, capability: float):
+    def __init__(self, block: Block, work: Work, capability: float, tile: int | None):
         self.block, self.work = block, work
         item = self.item = 2
         tokens = self.tokens = block.positions * work.sequences if block.positions else work.tokens
-        self.tile = min(tokens, work.mlp_tile or tokens)
+        self.tile = min(tokens, tile or tokens)
         hidden, heads = block.hidden, block.heads * block.head_dim
         narrow = block.kv_heads * block.head_dim
         self.hidden = tokens * hidden * item
@@ -69,15 +73,8 @@ class _Sizes:
 
         kernel = attention_kernel(block, capability, work.packed, windowed=False)
         self.attention = attention_cost(block, kernel, tokens, item)
-        ffns = 2 if block.gated else 1
-        self.tape = {
-            "input": self.hidden,
-            "qkv": self.qkv,
-            "attention": self.query + self.attention.saved,
-            "middle": self.hidden,
-            "gate_up": tokens * ffns * block.active_ffn * item,
-        }
-        self.ffns = ffns
+        self.tape = tape_bytes(block, tokens, item)
+        self.ffns = 2 if block.gated else 1
 
         small = work.method in ("qlora", "lora-8bit")
         groups: dict[str, int] = {"qkv": 0, "output": 0, "gate_up": 0, "down": 0}
@@ -149,11 +146,10 @@ def _forward(s: _Sizes, hold_gate_up: bool) -> dict[str, int]:
     return trace.at_peak
 
 
-def _backward(s: _Sizes, policy: str) -> dict[str, int]:
+def _backward(s: _Sizes, policy: Policy, coming: int) -> dict[str, int]:
     trace = Trace()
-    moved = HOST.get(policy, ())
-    tape = {name: trace.take("activations", s.tape[name]) for name in (*TAPE[policy], *moved)}
-    trace.take("activations", sum(s.tape[name] for name in moved))  # the next layer's are on their way
+    tape = {name: trace.take("activations", s.tape[name]) for name in policy.held}
+    trace.take("activations", coming)
     trace.take("workspace", s.copies)
     trace.take("gradients", s.gradients if s.work.lora else 0)
     _attend(trace, s, tape)

@@ -17,7 +17,7 @@ def plain_moments(work: Work, gpu: GPU) -> list[Moment]:
     shape = work.model.shape
     hidden = 2 * work.tokens * shape.hidden
     saved = [_saved(block, work) for block in shape.blocks for _ in range(block.count)]
-    keep = all(policy == "keep" for policy in work.policies)
+    keep = work.policy == "keep"
     held = (sum(saved) if keep else hidden * len(saved)) + 2 * hidden
     # 16-bit logits, and in fp32 the log-probabilities and the two gradients on the way back.
     logits = work.tokens * shape.vocab * (2 + 3 * 4)

@@ -5,7 +5,7 @@ uses at most two neighbours on the lower hull of (bytes, seconds); a bisection f
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from sloth_nb.errors import HardwareError
 from sloth_nb.memory.advice import changes_to_fit, smallest_card
@@ -13,14 +13,16 @@ from sloth_nb.memory.budget import Budget
 from sloth_nb.memory.estimate import GB, Estimate
 from sloth_nb.memory.formulas import estimate_work
 from sloth_nb.memory.layers import layer_cost
-from sloth_nb.memory.speed import layer_time, step_seconds
-from sloth_nb.memory.work import POLICIES, Work
+from sloth_nb.memory.policy import NAMED, Policy
+from sloth_nb.memory.speed import CONTENTION, layer_time, step_seconds
+from sloth_nb.memory.work import Work
 
 __all__ = ["Plan", "fitted_policies", "plan"]
 
 # The formulas may be a few percent low, and the allocator needs some air.
 SAFETY = 0.03
-TILES = (None, 16384, 4096, 2048)
+MOVING = tuple(name for name, policy in NAMED.items() if policy.host)
+TILES = ("auto", 2048)
 CHUNKS = (256 << 20, 64 << 20)
 
 
@@ -29,8 +31,8 @@ class Plan:
     """What a budget buys: the work with everything decided, and what it will take.
 
     Attributes:
-        work: with ``policy`` (one a layer), ``batch`` (the micro-batch) and ``accumulation``, ``loss_chunk``,
-            ``mlp_tile`` and ``embedding_offload`` filled in.
+        work: with ``policy`` (one a layer), ``batch`` (the micro-batch), ``accumulation``, ``loss_chunk`` and
+            ``mlp_tile`` filled in.
         seconds: of one optimiser step, roughly; good for ranking plans, not for promises.
     """
 
@@ -40,22 +42,23 @@ class Plan:
     seconds: float = field(compare=False)
 
     @property
-    def policies(self) -> tuple[str, ...]:
-        """One of POLICIES a layer, bottom to top."""
-        return self.work.policies
+    def policies(self) -> tuple[Policy, ...]:
+        """What each layer keeps on the device and moves to the host, bottom to top."""
+        return self.work.policies(self.budget.gpu)
 
     def summary(self) -> str:
         """The choices in one line: ``12 × keep, 20 × recompute; 2 × 2,048 tokens at a time …``."""
-        counts = {name: self.policies.count(name) for name in POLICIES if name in self.policies}
+        names = self.work.policy
+        names = (names,) * len(self.policies) if isinstance(names, str) else names
+        counts = {name: names.count(name) for name in (*NAMED, "sloth") if name in names}
         parts = [", ".join(f"{count} × {name}" for name, count in counts.items())]
         parts.append(f"{self.work.batch} × {self.work.length:,} tokens at a time")
         if self.work.accumulation > 1:
             parts.append(f"{self.work.accumulation} micro-steps a step")
-        if self.work.mlp_tile:
-            parts.append(f"MLP in tiles of {self.work.mlp_tile:,} tokens")
+        tile = self.work.tile(self.policies, self.budget.gpu)
+        if tile:
+            parts.append(f"MLP in tiles of {tile:,} tokens")
         parts.append(f"{self.work.loss_chunk >> 20} MB of logits at a time")
-        if self.work.embedding_offload:
-            parts.append("embedding in RAM")
         return "; ".join(parts)
 
     def __str__(self) -> str:
@@ -70,70 +73,71 @@ def plan(work: Work, budget: Budget) -> Plan:
     """The fastest plan for this work that fits the budget.
 
     The sequences of one optimiser step (``batch × accumulation``) stay as asked; how many go at once, what
-    each layer keeps, the loss's chunk, the MLP's tile and where the embedding lies are the planner's.
+    each layer keeps, the loss's chunk and the MLP's tile are the planner's.
 
     Raises:
         HardwareError: nothing fits; with the cheapest changes that would.
     """
     best: Plan | None = None
+    moving = [None] if budget.gpu.is_cpu or not budget.host else [None, *MOVING]
     for option in _options(work):
-        if best and step_seconds(option.but(policy=_fastest(option, budget)), budget.gpu) >= best.seconds:
+        if best and step_seconds(option.but(policy="keep"), budget.gpu) >= best.seconds:
             continue
-        fitted = _fit(option, budget)
-        if fitted is None:
-            continue
-        seconds = step_seconds(fitted.work, budget.gpu)
-        if best is None or seconds < best.seconds:
-            best = Plan(fitted.work, budget, fitted, seconds)
+        tried = [_fit(option, budget, kind) for kind in moving]
+        if len(moving) > 1:
+            tried.append(_inside(option.but(policy="sloth", ram=budget.host), budget))
+        for fitted in tried:
+            if fitted is None:
+                continue
+            seconds = step_seconds(fitted.work, budget.gpu)
+            if best is None or seconds < best.seconds:
+                best = Plan(fitted.work, budget, fitted, seconds)
     if best is None:
         raise HardwareError(_refusal(work, budget))
     return best
 
 
 def fitted_policies(work: Work, budget: Budget) -> Work | None:
-    """The same batch, tiles and chunks, with the fastest mix of policies that fits; None when none does."""
-    answer = _fit(work, budget)
+    """The same batch and chunks with a fast mix of policies that fits, RAM used only if it must; None: none does."""
+    answer = _fit(work, budget, None)
+    if answer is None and not budget.gpu.is_cpu:
+        answer = _fit(work, budget, "offload")
     return None if answer is None else answer.work
 
 
 def _options(work: Work) -> Iterator[Work]:
-    """Everything but the policies, the likely best first: large micro-batches, no tiles, large chunks."""
+    """Everything but the policies, the likely best first: large micro-batches, large tiles and chunks."""
     sequences = work.batch * work.accumulation
-    sizes = [n for n in range(sequences, 0, -1) if sequences % n == 0 and n <= max(work.batch, 64)]
-    offloads = (False,) if work.model.shape.tied else (False, True)
-    for offload in offloads:
-        for size in sizes:
-            tokens = work.tokens // work.batch * size
-            for tile in TILES:
-                if tile is not None and tile >= tokens:
-                    continue
-                for chunk in CHUNKS:
-                    yield work.but(
-                        batch=size,
-                        accumulation=sequences // size,
-                        mlp_tile=tile,
-                        loss_chunk=chunk,
-                        embedding_offload=offload,
-                    )
+    for size in range(min(sequences, max(work.batch, 64)), 0, -1):
+        if sequences % size:
+            continue
+        for tile in TILES:
+            for chunk in CHUNKS:
+                yield work.but(batch=size, accumulation=sequences // size, mlp_tile=tile, loss_chunk=chunk)
 
 
-def _hull(work: Work, budget: Budget) -> tuple[str, ...]:
-    """Policies worth mixing, least memory first: the lower convex hull of (bytes, seconds) of one layer."""
+def _hull(work: Work, budget: Budget, moving: str | None) -> tuple[str, ...]:
+    """Policies worth mixing, least memory first: the lower convex hull of (bytes, seconds) of one layer.
+
+    Of those that move something to the host, only ``moving`` takes part.
+    """
     block = max(work.model.shape.blocks, key=lambda block: block.count)
     points = []
-    for name in POLICIES:
-        if name == "offload" and (budget.gpu.is_cpu or not budget.host):
+    for name, policy in NAMED.items():
+        if policy.host and name != moving:
             continue
-        cost = layer_cost(block, work, name, budget.gpu.capability)
-        time = layer_time(block, work, name, budget.gpu)
-        shown = max(time.seconds, 2 * time.link / (budget.gpu.host_gbps * 1e9))
+        tile = work.tile((policy,), budget.gpu)
+        cost = layer_cost(block, work, policy, budget.gpu.capability, tile=tile)
+        time = layer_time(block, work, policy, budget.gpu, tile)
+        link = 2 * time.link / (budget.gpu.host_gbps * 1e9)
+        shown = max(time.seconds, link) + CONTENTION * link
         points.append((cost.held, shown, name))
     points.sort()
     hull: list[tuple[int, float, str]] = []
     for point in points:
         if hull and point[1] >= hull[-1][1]:
             continue  # more memory and no faster
-        while len(hull) >= 2 and _above(hull[-2], hull[-1], point):
+        while (hull and point[0] == hull[-1][0]) or (len(hull) >= 2 and _above(hull[-2], hull[-1], point)):
             hull.pop()
         hull.append(point)
     return tuple(name for _, _, name in hull)
@@ -144,24 +148,28 @@ def _above(a: tuple, b: tuple, c: tuple) -> bool:
     return (b[1] - a[1]) * (c[0] - a[0]) >= (c[1] - a[1]) * (b[0] - a[0])
 
 
-def _fastest(work: Work, budget: Budget) -> str:
-    return _hull(work, budget)[-1]
+def _inside(work: Work, budget: Budget) -> Estimate | None:
+    """Its estimate, when that fits the budget."""
+    answer = estimate_work(work, budget.gpu)
+    fits = answer.total * (1 + SAFETY) <= budget.device and answer.host <= budget.host
+    return answer if fits else None
 
 
-def _ladder(option: Work, budget: Budget) -> tuple[Callable[[int], tuple[str, ...]], int]:
+def _ladder(option: Work, budget: Budget, moving: str | None) -> tuple[Callable[[int], tuple[str, ...]], int]:
     """From the leanest policies to the fastest, a layer a step, top first: (policies at a step, last step).
 
     When RAM can't take every layer's activations, as many bottom layers as it can are offloaded, and the
     others climb first.
     """
-    hull, layers = _hull(option, budget), option.model.shape.layers
+    hull, layers = _hull(option, budget, moving), option.model.shape.layers
     offloaded = 0
-    if hull[0] == "offload":
-        host = estimate_work(option.but(policy="offload"), budget.gpu).host
+    least = hull[0]
+    if NAMED[least].host:
+        host = estimate_work(option.but(policy=least), budget.gpu).host
         standing = estimate_work(option.but(policy="lean"), budget.gpu).host
         each = max(1, (host - standing) // layers)
         offloaded = max(0, min(layers, (budget.host - standing) // each))
-    dry = hull if offloaded == layers else _hull(option, replace(budget, host=0))
+    dry = hull if offloaded == layers else _hull(option, budget, None)
     low = offloaded if offloaded < layers else 0
     top = layers - low
     climb = (len(dry) - 1) * top
@@ -170,19 +178,17 @@ def _ladder(option: Work, budget: Budget) -> tuple[Callable[[int], tuple[str, ..
         level, lifted = divmod(min(step, climb), top)
         upper = (dry[level],) * (top - lifted) + dry[level + 1 : level + 2] * lifted
         freed = max(0, step - climb)
-        return ("offload",) * (low - freed) + (dry[-1],) * freed + upper
+        return (least,) * (low - freed) + (dry[-1],) * freed + upper
 
     return at, climb + low
 
 
-def _fit(option: Work, budget: Budget) -> Estimate | None:
+def _fit(option: Work, budget: Budget, moving: str | None) -> Estimate | None:
     """The highest step of the ladder that fits, as an estimate; None when its first doesn't."""
-    policies, high = _ladder(option, budget)
+    policies, high = _ladder(option, budget, moving)
 
     def at(step: int) -> Estimate | None:
-        answer = estimate_work(option.but(policy=policies(step)), budget.gpu)
-        inside = answer.total * (1 + SAFETY) <= budget.device and answer.host <= budget.host
-        return answer if inside else None
+        return _inside(option.but(policy=policies(step)), budget)
 
     top = at(high)
     if top is not None:

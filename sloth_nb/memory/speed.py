@@ -7,7 +7,7 @@ copies at the link's, and never less than the launches take. Shares of the data 
 from dataclasses import dataclass
 
 from sloth_nb.catalog import GPU, Block
-from sloth_nb.memory.layers import HOST, TAPE
+from sloth_nb.memory.policy import Policy, tape_bytes
 from sloth_nb.memory.work import Work
 
 __all__ = ["LayerTime", "layer_time", "step_seconds"]
@@ -17,6 +17,7 @@ ATTENTION = 0.45
 LOW_RANK = 0.20  # products with a side of a few dozen
 MEMORY = 0.80
 LAUNCH = 5e-6
+CONTENTION = 0.1  # copies beside the arithmetic still cost it this share of their time
 LAUNCHES = {"forward": 24, "backward": 56}
 
 
@@ -28,14 +29,14 @@ class LayerTime:
     link: int
 
 
-def layer_time(block: Block, work: Work, policy: str, gpu: GPU) -> LayerTime:
+def layer_time(block: Block, work: Work, policy: Policy, gpu: GPU, tile: int | None = None) -> LayerTime:
     """One layer of this block under one policy."""
     tokens = block.positions * work.sequences if block.positions else work.tokens
     rate = PRODUCTS * gpu.tflops_16 * 1e12
     bandwidth = MEMORY * gpu.bandwidth * 1e9
     query, narrow = block.heads * block.head_dim, block.kv_heads * block.head_dim
     ffns = 2 if block.gated else 1
-    held = set(TAPE[policy]) | set(HOST.get(policy, ()))
+    held = policy.held
 
     weights = block.linear_weights + block.expert_weights * block.experts_per_token // max(block.experts, 1)
     products = (3 if work.method == "full" else 2) * 2 * tokens * weights
@@ -58,28 +59,31 @@ def layer_time(block: Block, work: Work, policy: str, gpu: GPU) -> LayerTime:
         moved += 2.5 * (2 * block.linear_weights + missing)
     seconds = products / rate + scores / (ATTENTION * gpu.tflops_16 * 1e12)
     seconds += low_rank / (LOW_RANK * gpu.tflops_16 * 1e12) + moved / bandwidth
-    tiles = -(-tokens // work.mlp_tile) if work.mlp_tile else 1
+    tiles = -(-tokens // tile) if tile else 1
     launches = LAUNCHES["forward"] + LAUNCHES["backward"] + (5 - len(held)) * 4 + (tiles - 1) * 24
-    sizes = {"input": block.hidden, "attention": query}
-    link = 2 * tokens * sum(sizes.get(name, 0) for name in HOST.get(policy, ()))
+    sizes = tape_bytes(block, tokens)
+    link = sum(sizes[name] for name in policy.host)
     return LayerTime(max(seconds, 0.0 if gpu.is_cpu else launches * LAUNCH), link)
 
 
 def step_seconds(work: Work, gpu: GPU) -> float:
     """One optimiser step: ``accumulation`` micro-steps of ``batch`` sequences each."""
     shape = work.model.shape
-    made: dict[tuple[int, str], LayerTime] = {}
-    policies = iter(work.policies)
+    policies = work.policies(gpu)
+    tile = work.tile(policies, gpu)
+    made: dict[tuple[int, Policy], LayerTime] = {}
+    going = iter(policies)
     layers, link = 0.0, 0
     for number, block in enumerate(shape.blocks):
         for _ in range(block.count):
-            key = (number, next(policies))
+            key = (number, next(going))
             if key not in made:
-                made[key] = layer_time(block, work, key[1], gpu)
+                made[key] = layer_time(block, work, key[1], gpu, tile)
             layers += made[key].seconds
             link += made[key].link
     # Copies run beside the arithmetic; what the whole pass can't hide shows.
-    layers = max(layers, 2 * link / (gpu.host_gbps * 1e9))
+    copies = 2 * link / (gpu.host_gbps * 1e9)
+    layers = max(layers, copies) + CONTENTION * copies
     head = 3 * 2 * work.tokens * shape.hidden * shape.vocab / (PRODUCTS * gpu.tflops_16 * 1e12)
     chunks = -(-work.tokens * shape.vocab * 2 // work.loss_chunk)
     head += chunks * 8 * LAUNCH

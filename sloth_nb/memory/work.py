@@ -6,10 +6,11 @@ from difflib import get_close_matches
 from os import PathLike
 from typing import Any
 
-from sloth_nb.catalog import ModelInfo, resolve
+from sloth_nb.catalog import GPU, ModelInfo, resolve
 from sloth_nb.errors import TrainingError
+from sloth_nb.memory.policy import NAMED, POLICIES, Policy, automatic_tile, sloth_policies
 
-__all__ = ["METHODS", "OPTIMISERS", "POLICIES", "TASKS", "Work"]
+__all__ = ["METHODS", "OPTIMISERS", "TASKS", "Work"]
 
 METHODS = {
     "qlora": "LoRA over 4-bit weights",
@@ -19,12 +20,6 @@ METHODS = {
 }
 TASKS = {"sft": "supervised fine-tuning", "dpo": "preference pairs", "grpo": "rewards on generated answers"}
 OPTIMISERS = ("adamw_8bit", "paged_adamw_8bit", "adamw_torch", "adamw_torch_fused", "adamw_fp32", "sgd")
-POLICIES = {
-    "keep": "keep every activation",
-    "recompute": "keep each layer's input and attention, recompute the rest",
-    "lean": "keep each layer's input only",
-    "offload": "move inputs and attention to host memory",
-}
 ENGINES = {"sloth": "this package's engine", "hf": "transformers and peft as they come"}
 
 
@@ -35,9 +30,10 @@ class Work:
     Attributes:
         batch: sequences a device and a step. For DPO, pairs; for GRPO, answers (all generations together).
         length: tokens a sequence; a packed batch is ``batch * length`` tokens whatever is in it.
-        policy: one of POLICIES for all layers, or one a layer, bottom to top.
+        policy: one of POLICIES for all layers, or one a layer ("sloth" apart), bottom to top.
         loss_chunk: bytes of logits that the loss holds at a time.
-        mlp_tile: tokens that pass an MLP at a time; None is all of them.
+        mlp_tile: tokens that pass an MLP at a time; None is all of them, "auto" the engine's own choice.
+        ram: bytes of host memory that offloading may take; None leaves it open.
         embedding_offload: the input embedding stays in host memory.
         accumulation: micro-steps a step; above 1 the gradients of all layers outlive a backward.
         generate: GRPO's (prompt tokens, answer tokens) while it generates.
@@ -57,7 +53,8 @@ class Work:
     packed: bool = False
     accumulation: int = 1
     loss_chunk: int = 256 << 20
-    mlp_tile: int | None = None
+    mlp_tile: int | str | None = "auto"
+    ram: int | None = None
     embedding_offload: bool = False
     gpus: int = 1
     strategy: str = "ddp"
@@ -73,16 +70,18 @@ class Work:
             _at_least_one(name, getattr(self, name))
         if self.method != "full":
             _at_least_one("rank", self.rank)
-        if self.mlp_tile is not None:
+        if self.mlp_tile not in (None, "auto"):
             _at_least_one("mlp_tile", self.mlp_tile)
-        policies = (self.policy,) if isinstance(self.policy, str) else self.policy
-        for policy in policies:
-            _one_of("policy", policy, POLICIES)
-        if not isinstance(self.policy, str) and len(self.policy) != self.model.shape.layers:
+        if isinstance(self.policy, str):
+            _one_of("policy", self.policy, POLICIES)
+        elif len(self.policy) != self.model.shape.layers:
             raise TrainingError(
                 f"policy has {len(self.policy)} entries; "
                 f"{self.model.name} has {self.model.shape.layers} layers."
             )
+        else:
+            for policy in set(self.policy):
+                _one_of("a layer's policy", policy, NAMED)
 
     @classmethod
     def of(cls, model: "str | PathLike[str] | Mapping[str, Any] | ModelInfo", **options: Any) -> "Work":
@@ -115,10 +114,23 @@ class Work:
     def sequences(self) -> int:
         return self.batch * (2 if self.task == "dpo" else 1)
 
-    @property
-    def policies(self) -> tuple[str, ...]:
-        """One policy a layer."""
-        return (self.policy,) * self.model.shape.layers if isinstance(self.policy, str) else self.policy
+    def policies(self, gpu: GPU) -> tuple[Policy, ...]:
+        """One policy a layer, bottom to top; the engine's own rule depends on the card."""
+        shape = self.model.shape
+        if not isinstance(self.policy, str):
+            return tuple(NAMED[name] for name in self.policy)
+        if self.policy != "sloth":
+            return (NAMED[self.policy],) * shape.layers
+        block = max(shape.blocks, key=lambda block: block.count)
+        room = float("inf") if self.ram is None else self.ram
+        return sloth_policies(block, shape.layers, self.tokens, self.length, gpu, room)
+
+    def tile(self, policies: tuple[Policy, ...], gpu: GPU) -> int | None:
+        """Tokens that pass an MLP at a time; None is all of them."""
+        if self.mlp_tile != "auto":
+            return self.mlp_tile
+        block = max(self.model.shape.blocks, key=lambda block: block.count)
+        return None if gpu.is_cpu else automatic_tile(block, self.tokens, policies)
 
     @property
     def lora(self) -> bool:

@@ -38,25 +38,22 @@ def test_a_plan_fits_its_budget_or_is_refused_with_what_would(name, method, batc
 
 def test_a_card_with_room_keeps_everything():
     made = plan(Work.of("llama-3.1-8b", batch=2), Budget.of("H200"))
-    assert set(made.policies) == {"keep"}
+    assert set(made.work.policy) == {"keep"}
     assert made.work.accumulation == 1
 
 
 @pytest.mark.parametrize("gb", [8, 16, 24, 40, 80])
 def test_a_budget_smaller_than_the_work_is_spent(gb):
-    work = Work.of(
-        "llama-3.1-8b", batch=1, length={8: 16384, 16: 32768, 24: 65536, 40: 65536, 80: 131072}[gb]
-    )
+    work = Work.of("llama-3.1-8b", batch=1, length={8: 8192, 16: 32768, 24: 65536, 40: 65536, 80: 131072}[gb])
     made = plan(work, Budget.of("H200", gb=gb, ram_gb=400))
     assert estimate_work(work.but(policy="keep"), made.budget.gpu).total > gb * GIB
     assert made.estimate.total >= 0.85 * gb * GIB
 
 
 def test_layers_are_kept_from_the_top_where_their_memory_is_soonest_free():
-    made = plan(Work.of("llama-3.1-8b", batch=4, length=4096), Budget.of("H200", gb=24, ram_gb=400))
-    ranks = {"offload": 0, "lean": 1, "recompute": 2, "keep": 3}
-    order = [ranks[policy] for policy in made.policies]
-    assert order == sorted(order)
+    made = plan(Work.of("llama-3.1-8b", batch=1, length=16384), Budget.of("H200", gb=24, ram_gb=400))
+    held = [len(policy.device) for policy in made.policies]
+    assert held == sorted(held) and held[0] < held[-1]
 
 
 def test_more_memory_never_makes_a_plan_slower():
@@ -67,7 +64,7 @@ def test_more_memory_never_makes_a_plan_slower():
 
 def test_without_ram_nothing_is_offloaded():
     made = plan(Work.of("llama-3.1-8b", batch=1, length=16384), Budget.of("H200", gb=16, ram_gb=0))
-    assert "offload" not in made.policies and made.estimate.host == 0
+    assert not any(policy.host for policy in made.policies) and made.estimate.host == 0
 
 
 def test_the_refusal_offers_three_changes_that_fit():

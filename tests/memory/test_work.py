@@ -16,6 +16,7 @@ from sloth_nb.memory import Work, estimate
         ({"method": "qlra"}, "Did you mean 'qlora'"),
         ({"policy": "offlod"}, "Did you mean 'offload'"),
         ({"optimiser": "adam"}, "optimiser is 'adam'"),
+        ({"policy": ["sloth"] * 40}, "a layer's policy is 'sloth'"),
         ({"policy": ["keep"] * 3}, "policy has 3 entries; qwen3-14b has 40 layers"),
         ({"batchsize": 3}, "no option 'batchsize'. Did you mean 'batch'"),
         ({"mlp_tile": 0}, "mlp_tile is 0"),

@@ -44,7 +44,7 @@ def test_each_row_says_how_it_fits_the_card():
     how = {name: picker.fit(catalog.find(name))[0] for name in ("qwen3-0.6b", "qwen3-14b", "qwen3-32b")}
     assert how == {"qwen3-0.6b": "fits", "qwen3-14b": "fits", "qwen3-32b": "does not fit"}
     assert "✗ qwen3-32b" in str(picker)
-    assert ModelPicker(gpu="RTX 3080").fit(catalog.find("phi-4"))[0] == "fits with offload"
+    assert ModelPicker(gpu="RTX 3060").fit(catalog.find("phi-4"))[0] == "fits with offload"
 
 
 def test_choosing_a_row_shows_it_and_its_code(front_end):

@@ -248,9 +248,7 @@ def _fit(info: ModelInfo, card: GPU, method: str, length: int) -> tuple[str, Est
     usual = estimate_work(work, card)
     if usual.fits:
         return FITS, usual
-    lean = work.but(
-        batch=1, policy="offload", loss_chunk=64 << 20, embedding_offload=not info.shape.tied, accumulation=2
-    )
+    lean = work.but(batch=1, policy="offload", loss_chunk=64 << 20, accumulation=2)
     tight = estimate_work(lean, card)
     return (OFFLOADS, tight) if tight.fits else (NOT, usual)
 

@@ -1,0 +1,122 @@
+"""Policies by name, and the rule that the engine follows when it is told "sloth".
+
+The five tensors are those of engine/policy.py: what a layer's forward leaves behind for its backward.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from sloth_nb.catalog import GPU, Block
+from sloth_nb.errors import TrainingError
+
+__all__ = ["NAMED", "NAMES", "POLICIES", "Policy", "automatic_tile", "sloth_policies", "tape_bytes"]
+
+NAMES = ("input", "qkv", "attention", "middle", "gate_up")
+
+POLICIES = {
+    "keep": "keep every activation",
+    "recompute": "keep each layer's input and attention, recompute the rest",
+    "lean": "keep each layer's input only",
+    "offload": "move inputs and attention to host memory, recompute the rest",
+    "offload-wide": "move all but gate and up to host memory",
+    "offload-all": "move every activation to host memory",
+    "sloth": "move to host memory what is copied while the card computes (the engine's own rule)",
+}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One layer's choice: names kept on the device, names moved to the host; the rest is recomputed."""
+
+    device: tuple[str, ...]
+    host: tuple[str, ...] = ()
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        return self.device + self.host
+
+
+NAMED = {
+    "keep": Policy(NAMES),
+    "recompute": Policy(("input", "attention")),
+    "lean": Policy(("input",)),
+    "offload": Policy((), ("input", "attention")),
+    "offload-wide": Policy((), ("input", "attention", "middle", "qkv")),
+    "offload-all": Policy((), NAMES),
+}
+
+# As in engine/rules.py: the share of a layer's time that copying may fill, what of it is worth a trip, and how
+# large a tile of gate and up is by itself.
+LINK_SHARE, OFFLOAD_FROM, TILE_BYTES = 0.8, 1024, 128 << 20
+
+
+def tape_bytes(block: Block, tokens: int, item: int = 2) -> dict[str, int]:
+    """Bytes of each of a layer's five tensors."""
+    query, narrow = block.heads * block.head_dim, block.kv_heads * block.head_dim
+    return {
+        "input": tokens * block.hidden * item,
+        "qkv": tokens * (query + 2 * narrow) * item,
+        "attention": tokens * (query * item + 4 * block.heads),
+        "middle": tokens * block.hidden * item,
+        "gate_up": tokens * (2 if block.gated else 1) * block.active_ffn * item,
+    }
+
+
+@lru_cache(maxsize=64)
+def _moved_and_wide(sizes: tuple[int, ...], budget: float, layers: int) -> tuple[tuple[str, ...], int]:
+    """What every layer moves within a budget of bytes a layer, and how many also move gate and up."""
+    by_name = dict(zip(NAMES, sizes, strict=True))
+    moved = ["input", "attention"]
+    room = budget - sum(by_name[name] for name in moved)
+    for name in ("middle", "qkv"):
+        if by_name[name] <= room:
+            moved.append(name)
+            room -= by_name[name]
+    wide = 0
+    if len(moved) == 4 and room > 0:
+        wide = min(layers - 1, int(room * layers // by_name["gate_up"]))
+    return tuple(moved), wide
+
+
+def sloth_policies(
+    block: Block, layers: int, tokens: int, length: int, gpu: GPU, host_bytes: float
+) -> tuple[Policy, ...]:
+    """What the engine's own rule gives each layer: as much to the host as is copied while it computes.
+
+    The top layer's backward comes at once, so what it holds stays.
+    """
+    if gpu.is_cpu or tokens < OFFLOAD_FROM:
+        return (NAMED["lean"],) * layers
+    sizes = tape_bytes(block, tokens)
+    query, narrow = block.heads * block.head_dim, block.kv_heads * block.head_dim
+    weights = block.hidden * (2 * query + 2 * narrow + 3 * block.active_ffn)
+    flops = 2.0 * tokens * (weights + length * query)
+    copied = flops / (0.72 * gpu.tflops_16 * 1e12) * gpu.host_gbps * 1e9 * LINK_SHARE
+    budget = min(copied, host_bytes / max(layers, 1))
+    moved, wide = _moved_and_wide(tuple(sizes[name] for name in NAMES), budget, layers)
+    policies = [Policy((), moved)] * (layers - 1)
+    for n in range(wide):
+        policies[n * (layers - 1) // wide] = Policy((), (*moved, "gate_up"))
+    return (*policies, Policy(moved))
+
+
+def automatic_tile(block: Block, tokens: int, policies: tuple[Policy, ...]) -> int | None:
+    """The tokens of an MLP tile when nobody says: none where every layer holds gate and up anyway."""
+    if all("gate_up" in policy.held for policy in set(policies)):
+        return None
+    tile = max(1024, TILE_BYTES // (4 * block.active_ffn))
+    tile -= tile % 256
+    return None if tile >= tokens else tile
+
+
+def named(policy: str) -> Policy:
+    """One of POLICIES that is the same for every layer.
+
+    Raises:
+        TrainingError: "sloth", which is a rule for all layers together.
+    """
+    if policy not in NAMED:
+        raise TrainingError(
+            f"policy {policy!r} is for all layers together; for one layer: {', '.join(NAMED)}."
+        )
+    return NAMED[policy]
