@@ -21,6 +21,7 @@ _HOMES = {
     "examples": ["example", "example_names"],
     "pipeline": ["Prepared", "prepare"],
     "reading": ["load_data"],
+    "rows": ["Rows", "open_rows"],
     "schema": ["Schema", "recognise"],
     "standard": ["standardise"],
     "report": ["DataReport"],

@@ -57,10 +57,10 @@ class Assembly:
             report.trained_tokens += trained
             report.resplit += row.resplit
             kept.append(row.ids)
-        count = self._at - report.tokens
-        report.tokens = self._at
-        report.kept = len(self)
-        self._ids.append(np.fromiter(chain.from_iterable(kept), np.int32, count=count))
+        report.kept += len(kept)
+        ids = np.fromiter(chain.from_iterable(kept), np.int32)
+        report.tokens += len(ids)
+        self._ids.append(ids)
 
     def dataset(self, *, packing: bool) -> Any:
         """The rows as a Dataset of ``input_ids`` and ``labels``, and ``seq_lengths`` when packed."""
@@ -79,8 +79,7 @@ class Assembly:
                 pyarrow.table({"input_ids": _lists(ids, starts), "labels": _lists(labels, starts)})
             )
         groups = pack(self._lengths, self.max_length or 0)
-        self.report.packs = len(groups)
-        self.report.fill = len(ids) / (len(groups) * (self.max_length or 1))
+        self.report.packs += len(groups)
         labels[starts[:-1]] = IGNORED  # no token is predicted from its neighbour's last
         order = [row for group in groups for row in group]
         gather = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in order])

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-__all__ = ["Column", "Table"]
+__all__ = ["Column", "Table", "columns_of", "sample_of"]
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -111,12 +112,12 @@ class Table:
     """The columns of a data set, found by any of their usual names."""
 
     def __init__(self, dataset: Any, sample: int = 100):
-        rows = [dataset[i] for i in range(min(len(dataset), sample))]
-        self.names: list[str] = list(dataset.column_names)
+        rows = sample_of(dataset, sample)
+        self.names = columns_of(dataset, rows)
         features = getattr(dataset, "features", None) or {}
-        self._columns = {}
+        self._columns: dict[str, Column] = {}
         for name in self.names:
-            values = [row[name] for row in rows if row[name] is not None]
+            values = [row[name] for row in rows if row.get(name) is not None]
             kind = _feature_kind(features.get(name)) or kind_of(values)
             self._columns.setdefault(plain(name), Column(name, kind, values))
 
@@ -134,6 +135,23 @@ class Table:
 
     def __contains__(self, name: str) -> bool:
         return name in self._columns
+
+
+def sample_of(dataset: Any, count: int) -> list[dict[str, Any]]:
+    """The first rows of a data set, of rows on demand (see ``rows``), or of a stream."""
+    if hasattr(dataset, "page"):
+        return dataset.page(0, count)
+    if hasattr(dataset, "__len__"):
+        return [dataset[i] for i in range(min(len(dataset), count))]
+    return list(islice(dataset, count))
+
+
+def columns_of(dataset: Any, rows: list[dict[str, Any]] | None = None) -> list[str]:
+    """The names of a data set's columns: its own, or those that its first rows have."""
+    if own := getattr(dataset, "column_names", None):
+        return list(own)
+    rows = sample_of(dataset, 100) if rows is None else rows
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def plain(name: str) -> str:

@@ -1,19 +1,21 @@
 """prepare: from any source to token ids and labels, with a report of what became of every row."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
+from itertools import islice
+from typing import Any, Literal
+
+import datasets
 
 from sloth_nb.data.assemble import Assembly
-from sloth_nb.data.conversation import message_reader, read_tools
-from sloth_nb.data.reading import OnError, load_data
+from sloth_nb.data.columns import columns_of
+from sloth_nb.data.encoders import RowReader, reader_for
+from sloth_nb.data.formats import OnError
+from sloth_nb.data.reading import load_data
 from sloth_nb.data.report import DataReport
 from sloth_nb.data.schema import Schema, mapped, recognise
-from sloth_nb.data.skeleton import FastTemplate
-from sloth_nb.data.template import ChatTemplate, Rendered, TrainOn
-from sloth_nb.data.tokenise import IGNORED, Encoded, RowEncoder
-from sloth_nb.errors import DatasetError, SlothError, TemplateError
+from sloth_nb.data.template import TrainOn
+from sloth_nb.errors import DatasetError
 
 __all__ = ["Prepared", "prepare"]
 
@@ -25,7 +27,8 @@ class Prepared:
     """Rows ready to train on.
 
     ``dataset`` has ``input_ids`` and ``labels`` (lists of int32; -100 where nothing is learnt), and
-    ``seq_lengths`` when packed. ``report`` says what became of every row; ``schema`` what was recognised.
+    ``seq_lengths`` when packed; of a streaming source it is streaming too, and the report counts while it
+    is read. ``report`` says what became of every row; ``schema`` what was recognised.
     """
 
     dataset: Any
@@ -46,6 +49,7 @@ def prepare(
     mapping: Mapping[str, Any] | Schema | None = None,
     on_error: OnError = "raise",
     template_kwargs: Mapping[str, Any] | None = None,
+    long_text: Literal["cut", "part"] = "cut",
 ) -> Prepared:
     """Reads, recognises, templates, tokenises, masks and (if asked) packs a data set.
 
@@ -61,133 +65,87 @@ def prepare(
             …}``.
         on_error: ``"skip"`` leaves out (and counts) rows that can't be read; ``"raise"`` names the first.
         template_kwargs: passed to the chat template (``{"enable_thinking": False}``).
+        long_text: what becomes of running text longer than ``max_length``: ``"cut"`` (as TRL does) or
+            ``"part"`` into several rows.
     Raises:
         DatasetError: nothing can be read or recognised, or not one row has anything to train on.
         TemplateError: conversations were given, but the tokenizer has no template or it refuses a row.
     """
     if train_on not in ("assistant", "last", "all"):
         raise DatasetError(f'train_on is "assistant", "last" or "all", not {train_on!r}.')
-    if packing and max_length is None:
-        raise DatasetError("packing fills rows up to max_length: give one.")
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    if long_text not in ("cut", "part"):
+        raise DatasetError(f'long_text is "cut" or "part", not {long_text!r}.')
+    if max_length is None and (packing or long_text == "part"):
+        raise DatasetError("Packing and parting fill rows up to max_length: give one.")
     dataset = load_data(source, on_error=on_error)
-    schema = mapped(mapping, dataset.column_names) if mapping else recognise(dataset, task="sft")
+    schema = mapped(mapping, columns_of(dataset)) if mapping else recognise(dataset, task="sft")
     if schema.kind in _ELSEWHERE:
         raise DatasetError(f"This is {schema}.\n  {_ELSEWHERE[schema.kind]}")
-    report = DataReport(rows=len(dataset), max_length=max_length, schema=str(schema))
-    encoder = RowEncoder(tokenizer)
-    if schema.kind == "tokenised":
-        reader = _TokenRows(schema)
-    elif "text" in schema.mapping:
-        reader = _TextRows(schema, encoder, tokenizer)
-    else:
-        reader = _ConversationRows(
-            schema, encoder, ChatTemplate(tokenizer, **(template_kwargs or {})), train_on
-        )
+    report = DataReport(max_length=max_length, schema=str(schema))
+    window = max_length if long_text == "part" else None
+    kwargs = template_kwargs or {}
+    reader = reader_for(schema, text_tokenizer(tokenizer), train_on, on_error, report, kwargs, window)
     report.mask = reader.mask
+    if isinstance(dataset, datasets.IterableDataset):
+        return Prepared(_streamed(dataset, reader, max_length, packing), report, schema)
     rows = Assembly(max_length, report)
-    for start in range(0, len(dataset), BATCH):
-        batch = dataset[start : start + BATCH]
-        batch_rows = [dict(zip(batch, cells, strict=True)) for cells in zip(*batch.values(), strict=True)]
-        rows.add(reader.encode(batch_rows, start, on_error, report))
-    if not len(rows):
-        raise DatasetError(
-            f"Not one of the {report.rows:,} rows can be trained on: {report.why_dropped()}.{_advice(report)}"
-        )
+    for before, batch in _batches(dataset):
+        report.rows += len(batch)
+        rows.add(reader.encode(batch, before))
+    _refuse_nothing(report)
     return Prepared(rows.dataset(packing=packing), report, schema)
 
 
-class _ConversationRows:
-    """Rows that a chat template writes as text."""
+def text_tokenizer(tokenizer: Any) -> Any:
+    """The tokenizer itself, or the one inside a processor."""
+    inner = getattr(tokenizer, "tokenizer", None)
+    return inner if hasattr(inner, "chat_template") else tokenizer
 
-    def __init__(self, schema: Schema, encoder: RowEncoder, template: ChatTemplate, train_on: TrainOn):
-        self.schema, self.encoder, self.train_on = schema, encoder, train_on
-        self.template = FastTemplate(template)
-        self.read, self.tools = message_reader(schema), schema.mapping.get("tools")
-        source = (
-            "the template's generation markers"
-            if template.has_markers
-            else "differences of the template's output"
+
+def _batches(dataset: Any) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Rows in batches, each with the number of rows before it."""
+    if isinstance(dataset, datasets.IterableDataset):
+        rows, before = iter(dataset), 0
+        while batch := list(islice(rows, BATCH)):
+            yield before, batch
+            before += len(batch)
+        return
+    for before in range(0, len(dataset), BATCH):
+        columns = dataset[before : before + BATCH]
+        yield (
+            before,
+            [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)],
         )
-        self.mask = {
-            "assistant": f"every assistant turn, by {source}",
-            "last": f"the last assistant turn, by {source}",
-            "all": "every token",
-        }[train_on]
-
-    def encode(self, rows: list[dict], start: int, on_error: OnError, report: DataReport) -> list[Encoded]:
-        rendered = (self._render(row, number, on_error, report) for number, row in enumerate(rows, start + 1))
-        return self.encoder.conversations([row for row in rendered if row is not None])
-
-    def _render(self, row: dict, number: int, on_error: OnError, report: DataReport) -> Rendered | None:
-        try:
-            messages = self.read(row)
-            if not messages:
-                report.drop("empty", f"row {number:,}")
-                return None
-            rendered = self.template.render_with_spans(
-                messages, read_tools(row.get(self.tools)) if self.tools else None
-            )
-            if self.train_on == "assistant":
-                return rendered
-            everything = [(0, len(rendered.text))]
-            return Rendered(rendered.text, rendered.spans[-1:] if self.train_on == "last" else everything)
-        except SlothError as error:
-            reason = "refused" if isinstance(error, TemplateError) else "broken"
-            if on_error == "raise":
-                raise type(error)(
-                    f'Row {number:,}: {error}.\n  Mend the row, or pass on_error="skip" to leave such rows '
-                    "out (they will be counted)."
-                ) from error
-            report.drop(reason, f"row {number:,}: {error}")
-            return None
 
 
-class _TextRows:
-    """Rows that are text already: plain, or templated by the user."""
+def _streamed(dataset: Any, reader: RowReader, max_length: int | None, packing: bool) -> Any:
+    """A streaming data set of prepared rows; packs are filled from one batch at a time."""
 
-    def __init__(self, schema: Schema, encoder: RowEncoder, tokenizer: Any):
-        self.column, self.encoder = schema.mapping["text"], encoder
-        self.closed: tuple[str, ...] = ()
-        if getattr(tokenizer, "chat_template", None):
-            try:
-                end = ChatTemplate(tokenizer).end_of_turn
-                self.closed = (end,) if end else ()
-            except TemplateError:
-                pass  # a template that can't be probed closes nothing: an EOS is added
-        self.mask = "every token of the text"
+    def rows() -> Iterator[dict[str, list[int]]]:
+        reader.report.clear()
+        for before, batch in _batches(dataset):
+            reader.report.rows += len(batch)
+            part = Assembly(max_length, reader.report)
+            part.add(reader.encode(batch, before))
+            if len(part):
+                yield from part.dataset(packing=packing)
+        _refuse_nothing(reader.report)
 
-    def encode(self, rows: list[dict], start: int, on_error: OnError, report: DataReport) -> list[Encoded]:
-        texts = []
-        for number, row in enumerate(rows, start + 1):
-            text = row[self.column]
-            if isinstance(text, str) and text.strip():
-                texts.append(text)
-            else:
-                report.drop("empty", f"row {number:,}")
-        return self.encoder.plain(texts, closed=self.closed)
+    return datasets.IterableDataset.from_generator(rows)
 
 
-class _TokenRows:
-    """Rows that are token ids already, with labels or trained whole."""
-
-    def __init__(self, schema: Schema):
-        self.labels = schema.mapping.get("labels")
-        self.mask = "what its labels say" if self.labels else "every token"
-
-    def encode(self, rows: list[dict], start: int, on_error: OnError, report: DataReport) -> list[Encoded]:
-        return [Encoded(row["input_ids"], self._ranges(row)) for row in rows]
-
-    def _ranges(self, row: dict) -> list[tuple[int, int]]:
-        if self.labels is None:
-            return [(0, len(row["input_ids"]))]
-        ranges, at = [], 0
-        for kept, group in groupby(row[self.labels], key=lambda label: label != IGNORED):
-            n = sum(1 for _ in group)
-            if kept:
-                ranges.append((at, at + n))
-            at += n
-        return ranges
+def _refuse_nothing(report: DataReport) -> None:
+    if report.kept:
+        return
+    advice = "\n  Look at one row as the template writes it: ChatTemplate(tokenizer).render(messages)."
+    if report.dropped.get("cut", 0) * 2 >= report.rows:
+        advice = (
+            f"\n  max_length is {report.max_length:,}; the longest row has {report.longest:,} tokens. "
+            "Raise max_length."
+        )
+    raise DatasetError(
+        f"Not one of the {report.rows:,} rows can be trained on: {report.why_dropped()}.{advice}"
+    )
 
 
 _ELSEWHERE = {
@@ -198,12 +156,3 @@ _ELSEWHERE = {
     "vision": "prepare() reads text; pictures need the model's processor and a collator that reads them.",
     "audio": "prepare() reads text; sounds need the model's processor and a collator that reads them.",
 }
-
-
-def _advice(report: DataReport) -> str:
-    if report.dropped.get("cut", 0) * 2 >= report.rows:
-        return (
-            f"\n  max_length is {report.max_length:,}; the longest row has {report.longest:,} tokens. "
-            "Raise max_length."
-        )
-    return "\n  Look at one row as the template writes it: ChatTemplate(tokenizer).render(messages)."

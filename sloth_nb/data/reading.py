@@ -1,27 +1,36 @@
 """Reading: any usual source of rows becomes a ``datasets.Dataset``, and a broken one says where it breaks."""
 
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from sloth_nb.errors import DatasetError
+from sloth_nb.data.formats import COMPRESSED, SUFFIXES, OnError, Skipped, is_readable, read_rows, read_table
+from sloth_nb.data.tables import concat_tables, rows_to_dataset, rows_to_table
+from sloth_nb.errors import DatasetError, SlothWarning
 
-__all__ = ["load_data"]
+__all__ = ["find_files", "load_data"]
 
-OnError = Literal["raise", "skip"]
+_SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval", "held_out")
 
 
-def load_data(source: Any, *, on_error: OnError = "raise", split: str | None = None) -> Any:
-    """The rows of ``source`` as a ``datasets.Dataset``.
+def load_data(
+    source: Any, *, on_error: OnError = "raise", split: str | None = None, encoding: str = "utf-8"
+) -> Any:
+    """The rows of ``source`` as a ``datasets.Dataset`` (a streaming one passes through).
 
     Args:
-        source: a path to JSONL, JSON, CSV or Parquet; a list of dicts; a dict of columns; a
-            ``datasets.Dataset``; or a ``DatasetDict`` (then ``split`` picks one).
+        source: a path to JSONL, JSON, CSV, TSV, Parquet, Arrow, text or Markdown, plain or compressed (gz,
+            zst, bz2); a folder of such files, a glob, a URL or a hub id; a list of dicts or a dict of
+            columns; a pandas or polars frame or an Arrow table; a ``datasets.Dataset``, ``DatasetDict`` or
+            ``IterableDataset``.
         on_error: ``"skip"`` leaves broken lines out and warns with their number; ``"raise"`` stops at the
             first.
-        split: which split of a ``DatasetDict``; with one split it may be left out.
+        split: which split of a ``DatasetDict``, a folder or a hub data set; with one split it may be left
+            out.
+        encoding: of text files.
     Raises:
         DatasetError: the source is missing, empty, broken, or of no known form.
     """
@@ -29,229 +38,172 @@ def load_data(source: Any, *, on_error: OnError = "raise", split: str | None = N
 
     if on_error not in ("raise", "skip"):
         raise DatasetError(f'on_error is "raise" or "skip", not {on_error!r}.')
-    if isinstance(source, datasets.DatasetDict):
-        return _pick_split(source, split)
+    if isinstance(source, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+        return load_data(source[_chosen(list(source), split)])
+    if isinstance(source, datasets.IterableDataset):
+        return source
     if isinstance(source, datasets.Dataset):
         dataset = source
     elif isinstance(source, (str, os.PathLike)):
-        dataset = _read_file(Path(source), on_error)
+        dataset = _read_path(str(source), on_error, split, encoding)
+    elif (frame := _from_frame(source)) is not None:
+        dataset = frame
     elif isinstance(source, Mapping):
         dataset = datasets.Dataset.from_dict(dict(source))
     elif isinstance(source, Iterable):
-        dataset = rows_to_dataset(list(source), "the list")
+        dataset = rows_to_dataset(source, "the list")
     else:
         raise DatasetError(
-            f"Can't read rows from a {type(source).__name__}. Give a path (JSONL, JSON, CSV, Parquet), "
-            "a list of dicts, a dict of columns or a datasets.Dataset."
+            f"Can't read rows from a {type(source).__name__}. Give a path, a list of dicts, a dict of "
+            "columns, a data frame or a datasets.Dataset."
         )
     if len(dataset) == 0:
         raise DatasetError(f"{_name_of(source)} holds no rows. Training needs at least one.")
     return dataset
 
 
-def _pick_split(splits: Any, split: str | None) -> Any:
+def _chosen(splits: list[str], split: str | None) -> str:
     if split is None and len(splits) == 1:
-        split = next(iter(splits))
+        return splits[0]
     if split not in splits:
         asked = "Say which split to use" if split is None else f"There is no split {split!r}"
         raise DatasetError(f"{asked}: split= one of {', '.join(map(repr, splits))}.")
-    return load_data(splits[split])
+    return split
 
 
 def _name_of(source: Any) -> str:
     return str(source) if isinstance(source, (str, os.PathLike)) else f"The {type(source).__name__}"
 
 
-def _read_file(path: Path, on_error: OnError) -> Any:
+def _from_frame(source: Any) -> Any | None:
+    """A Dataset of a pandas or polars frame or an Arrow table; None for anything else. Imports neither."""
     import datasets
 
-    if not path.exists():
-        near = (
-            sorted(p.name for p in path.parent.glob("*") if p.is_file())[:5] if path.parent.is_dir() else []
-        )
-        beside = (
-            f" Files beside it: {', '.join(near)}."
-            if near
-            else f" The folder {path.parent} "
-            + ("is empty." if path.parent.is_dir() else "does not exist either.")
-        )
-        raise DatasetError(f"There is no file {path}.{beside}")
-    if path.stat().st_size == 0:
-        raise DatasetError(f"{path} is empty (0 bytes). Was the download or export finished?")
-    suffix = path.suffix.lower()
-    if suffix in (".jsonl", ".ndjson"):
-        return rows_to_dataset(list(read_jsonl(path, on_error)), str(path))
-    if suffix == ".json":
-        return rows_to_dataset(_read_json(path, on_error), str(path))
-    if suffix == ".csv":
-        return rows_to_dataset(_read_csv(path), str(path))
-    if suffix == ".parquet":
-        import pyarrow.parquet
+    package, name = type(source).__module__.partition(".")[0], type(source).__name__
+    if (package, name) == ("pandas", "DataFrame"):
+        return datasets.Dataset.from_pandas(source, preserve_index=False)
+    if (package, name) == ("polars", "DataFrame"):
+        return datasets.Dataset(source.to_arrow())
+    if (package, name) == ("polars", "LazyFrame"):
+        return datasets.Dataset(source.collect().to_arrow())
+    return datasets.Dataset(source) if (package, name) == ("pyarrow", "Table") else None
 
+
+def _read_path(source: str, on_error: OnError, split: str | None, encoding: str) -> Any:
+    import datasets
+
+    if re.match(r"https?://", source):
+        return _from_url(source, on_error, encoding)
+    path = Path(source).expanduser()
+    if path.is_dir() and (path / "dataset_info.json").exists() | (path / "dataset_dict.json").exists():
+        return load_data(datasets.load_from_disk(str(path)), split=split)
+    if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.suffix:
+        return _from_hub(source, split)
+    return _read_files(find_files(path, split), on_error, encoding)
+
+
+def find_files(path: Path, split: str | None = None) -> list[Path]:
+    """The files that a path means: itself, those in a folder, or those that match a glob.
+
+    Raises:
+        DatasetError: there are none, an empty one, or a folder of several splits with none chosen.
+    """
+    if path.is_dir():
+        files = _in_folder(path, split)
+    elif not path.exists() and any(mark in str(path) for mark in "*?["):
+        base = Path(path.anchor) if path.anchor else Path()
+        files = sorted(f for f in base.glob(str(path.relative_to(path.anchor))) if f.is_file())
+        if not files:
+            raise DatasetError(f"No file matches {path}.")
+    elif not path.exists():
+        raise DatasetError(f"There is no file {path}.{_beside(path)}")
+    else:
+        files = [path]
+    if empty := [f for f in files if f.stat().st_size == 0]:
+        raise DatasetError(f"{empty[0]} is empty (0 bytes). Was the download or export finished?")
+    return files
+
+
+def _in_folder(folder: Path, split: str | None) -> list[Path]:
+    inside = sorted(f for f in folder.rglob("*") if f.is_file() and not f.name.startswith("."))
+    files = [f for f in inside if is_readable(f)]
+    if not files:
+        known = " ".join((*SUFFIXES, *COMPRESSED))
+        raise DatasetError(f"The folder {folder} holds no data file. Known endings: {known}.")
+    splits = {file: _split_of(str(file.relative_to(folder))) for file in files}
+    named = sorted({s for s in splits.values() if s})
+    if len(named) > 1 or split:
+        chosen = _chosen(named, split)
+        files = [f for f in files if splits[f] == chosen]
+    ignored = sorted({f.suffix or f.name for f in inside if not is_readable(f)} - {".md", ".py"})
+    if ignored:
+        warnings.warn(
+            f"{folder}: files left out that hold no rows ({', '.join(ignored)}).", SlothWarning, stacklevel=5
+        )
+    readme = [f for f in files if f.name.lower() == "readme.md"]
+    return [f for f in files if f not in readme] if len(files) > len(readme) else files
+
+
+def _split_of(name: str) -> str | None:
+    """The split that a file's name speaks of: train for data/train-00000.parquet."""
+    return next((s for s in _SPLITS if re.search(rf"(^|[^a-z]){s}([^a-z]|$)", name.lower())), None)
+
+
+def _beside(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" The folder {path.parent} does not exist either."
+    near = sorted(p.name for p in path.parent.glob("*") if p.is_file())[:5]
+    return f" Files beside it: {', '.join(near)}." if near else f" The folder {path.parent} is empty."
+
+
+def _read_files(files: list[Path], on_error: OnError, encoding: str) -> Any:
+    import datasets
+
+    skipped = Skipped()
+    tables = []
+    for file in files:
+        table = read_table(file)
+        tables.append(
+            rows_to_table(read_rows(file, on_error, skipped, encoding), str(file)) if table is None else table
+        )
+    if skipped:
+        shown = "; ".join(f"line {line:,}: {why}" for _, line, why in skipped[:5])
+        more = f"; and {len(skipped) - 5:,} more" if len(skipped) > 5 else ""
+        warnings.warn(
+            f"{skipped[0][0]}: {len(skipped):,} broken lines left out ({shown}{more}).",
+            SlothWarning,
+            stacklevel=4,
+        )
+    where = str(files[0].parent if len(files) > 1 else files[0])
+    return datasets.Dataset(tables[0] if len(tables) == 1 else concat_tables(tables, where))
+
+
+def _from_url(url: str, on_error: OnError, encoding: str) -> Any:
+    import shutil
+    import tempfile
+    from urllib.error import URLError
+    from urllib.parse import unquote, urlparse
+    from urllib.request import urlopen
+
+    name = Path(unquote(urlparse(url).path)).name or "download"
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        file = Path(folder) / name
         try:
-            return datasets.Dataset(pyarrow.parquet.read_table(path))
-        except (OSError, ValueError) as error:
-            raise DatasetError(f"{path} is not a readable Parquet file ({error}).") from error
-    raise DatasetError(
-        f"{path.name}: files that end in {suffix or 'nothing'} can't be read. "
-        "Known: .jsonl .json .csv .parquet"
-    )
+            with urlopen(url, timeout=30) as answer, file.open("wb") as copy:
+                shutil.copyfileobj(answer, copy)
+        except (URLError, OSError, ValueError) as error:
+            raise DatasetError(f"{url} can't be fetched ({getattr(error, 'reason', error)}).") from error
+        return _read_files(find_files(file), on_error, encoding)
 
 
-def read_jsonl(path: Path, on_error: OnError = "raise") -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file, one a line; blank lines are passed over.
-
-    Raises:
-        DatasetError: with the line's number, when a line is not UTF-8, not JSON or not an object.
-    """
-    good, bad = 0, []
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if number == 1:
-                raw = raw.removeprefix(b"\xef\xbb\xbf")
-            if not raw.strip():
-                continue
-            try:
-                row = json.loads(raw)
-                if not isinstance(row, dict):
-                    raise TypeError(f"it holds {_json_kind(row)}, not an object")
-            except (ValueError, TypeError) as error:
-                reason = _json_reason(error)
-                if on_error == "raise":
-                    raise DatasetError(
-                        f"line {number:,} of {path.name} is not a JSON row ({reason}).\n"
-                        f"  {good:,} rows before it are fine. Fix the line, or pass "
-                        'on_error="skip" to leave it out (it will be counted).'
-                    ) from error
-                bad.append((number, reason))
-                continue
-            good += 1
-            yield row
-    if bad:
-        warn_skipped(path, bad)
-
-
-def warn_skipped(path: Path, bad: list[tuple[int, str]]) -> None:
-    import warnings
-
-    from sloth_nb.errors import SlothWarning
-
-    shown = "; ".join(f"line {number:,}: {reason}" for number, reason in bad[:5])
-    more = f"; and {len(bad) - 5:,} more" if len(bad) > 5 else ""
-    warnings.warn(
-        f"{path.name}: {len(bad):,} broken lines left out ({shown}{more}).", SlothWarning, stacklevel=3
-    )
-
-
-def _json_kind(value: Any) -> str:
-    kinds = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "true or false"}
-    return kinds.get(type(value), "null")
-
-
-def _json_reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg[0].lower()}{error.msg[1:]} at column {error.pos + 1}"
-    if isinstance(error, UnicodeDecodeError):
-        return f"not UTF-8: byte 0x{error.object[error.start]:02x} at position {error.start}"
-    return str(error)
-
-
-def _read_json(path: Path, on_error: OnError) -> list[dict[str, Any]]:
-    raw = path.read_bytes()
-    try:
-        value = json.loads(raw)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data":  # several objects, one a line: JSONL under another name
-            return list(read_jsonl(path, on_error))
-        raise DatasetError(
-            f"{path.name} is not JSON ({error.msg} at line {error.lineno}, column {error.colno})."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path.name} is {_json_reason(error)}. Save it as UTF-8.") from error
-    if isinstance(value, dict):
-        tables = [v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
-        if len(tables) == 1:  # {"version": …, "data": [rows]}
-            return tables[0]
-        if value and all(isinstance(v, list) for v in value.values()):
-            return [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
-        return [value]
-    if not isinstance(value, list):
-        raise DatasetError(f"{path.name} holds {_json_kind(value)}, not a list of rows.")
-    return value
-
-
-def _read_csv(path: Path) -> list[dict[str, Any]]:
-    import csv
-
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = []
-            for row in reader:
-                if None in row:
-                    raise DatasetError(
-                        f"line {reader.line_num:,} of {path.name} has more cells than the header's "
-                        f"{len(reader.fieldnames or [])} columns. A comma in a text needs quotes around it."
-                    )
-                rows.append(row)
-            return rows
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path.name} is {_json_reason(error)}. Save it as UTF-8.") from error
-
-
-# Their values are objects of free shape. Arrow would give every row the union of all rows' keys (filled with
-# nulls), which changes what a template prints: they are kept as JSON text and parsed when a row is used.
-FREE_FORM = {"tools", "functions", "arguments", "parameters"}
-
-
-def _freeze(value: Any, key: str | None = None) -> Any:
-    if key in FREE_FORM and isinstance(value, (dict, list)):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, dict):
-        return {k: _freeze(v, k) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_freeze(v) for v in value]
-    return value
-
-
-def rows_to_dataset(rows: list[Any], where: str) -> Any:
-    """A Dataset of dicts whose columns are the union of all rows' keys (None where a row lacks one).
-
-    Raises:
-        DatasetError: a row is no dict, or a column mixes types (names the row and the column).
-    """
+def _from_hub(name: str, split: str | None) -> Any:
     import datasets
-    import pyarrow
-
-    names: dict[str, None] = {}
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise DatasetError(f"row {number:,} of {where} is {_json_kind(row)}, not a dict of columns.")
-        names.update(dict.fromkeys(row))
-    columns = {name: [_freeze(row.get(name), name) for row in rows] for name in names}
-    return datasets.Dataset(
-        pyarrow.table({name: _array(name, cells, where) for name, cells in columns.items()})
-    )
-
-
-def _array(name: str, cells: list[Any], where: str) -> Any:
-    import pyarrow
 
     try:
-        return pyarrow.array(cells)
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError) as error:
-        if all(cell is None or isinstance(cell, (dict, list)) for cell in cells):
-            # Objects of different shapes (texts beside lists of parts, say): JSON text loses nothing of them.
-            return pyarrow.array([None if c is None else json.dumps(c, ensure_ascii=False) for c in cells])
-        raise DatasetError(_mixed(name, cells, where, error)) from error
-
-
-def _mixed(name: str, values: list[Any], where: str, error: Exception) -> str:
-    kinds: dict[str, int] = {}
-    for number, value in enumerate(values, 1):
-        if value is not None:
-            kinds.setdefault(type(value).__name__, number)
-    if len(kinds) > 1:
-        found = ", ".join(f"{kind} (first in row {number:,})" for kind, number in kinds.items())
-        return f"column {name!r} of {where} mixes types: {found}. Make them one type."
-    return f"column {name!r} of {where} has rows of different shapes ({error})."
+        return load_data(datasets.load_dataset(name), split=split)
+    except DatasetError:
+        raise
+    except Exception as error:  # whatever the hub's client raises: offline, gated, not found, a script
+        raise DatasetError(
+            f"{name} is neither a file here nor a data set that the hub gives ({str(error).splitlines()[0]})."
+        ) from error

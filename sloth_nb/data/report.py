@@ -31,7 +31,19 @@ class DataReport:
     schema: str = ""
     mask: str = ""
     packs: int = 0
-    fill: float = 0.0
+    parted: int = 0
+    pieces: int = 0
+    unsaid: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def fill(self) -> float:
+        """How full the packs are, 0 to 1."""
+        return self.tokens / (self.packs * self.max_length) if self.packs and self.max_length else 0.0
+
+    def clear(self) -> None:
+        """Starts counting anew, for a stream that is read again."""
+        fresh = DataReport(max_length=self.max_length, schema=self.schema, mask=self.mask)
+        self.__dict__.update(fresh.__dict__)
 
     def drop(self, reason: str, example: str = "") -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
@@ -60,6 +72,12 @@ class DataReport:
             ("tokens", f"{self.tokens:,}, of which {self.trained_tokens:,} trained ({share:.1f} %)"),
             ("longest row", f"{self.longest:,} tokens"),
             ("trained on", self.mask),
+        ]
+        if self.parted:
+            table.append(("parted", f"{self.parted:,} long texts, into {self.pieces:,} rows"))
+        table += [
+            ("left unsaid", f"{n:,} rows have {part}: the template leaves it out")
+            for part, n in self.unsaid.items()
         ]
         if self.resplit:
             table.append(("split tokens", f"{self.resplit:,} rows: a token reached across the turn's edge"))

@@ -179,6 +179,31 @@ class ChatTemplate:
         except TemplateError:
             return None
 
+    def unsaid(self, messages: list[dict], tools: list | None = None) -> set[str]:
+        """What these messages hold that the template never prints: ``a system message``, ``tool calls``, …"""
+        held = {"tools"} if tools else set()
+        for message in messages:
+            if len(message) > 2:
+                held |= {_PARTS[key] for key in message if key in _PARTS}
+            if message["role"] in ("system", "tool"):
+                held.add(_PARTS[message["role"]])
+        return {part for part in held if not self.says(part)}
+
+    def says(self, part: str) -> bool:
+        """Whether the template prints what ``part`` names, where it accepts it at all."""
+        if part not in self._says:
+            mark = _OPEN + part + _CLOSE
+            messages, tools = _speaking(part, mark)
+            try:
+                self._says[part] = mark in self.render(messages, tools)
+            except TemplateError:
+                self._says[part] = True  # a refusal is heard: nothing is left out in silence
+        return self._says[part]
+
+    @cached_property
+    def _says(self) -> dict[str, bool]:
+        return {}
+
     @cached_property
     def _probe(self) -> tuple[str, str, str]:
         """What is written from user to assistant, from assistant to user, and after the last assistant."""
@@ -230,6 +255,36 @@ class ChatTemplate:
     def _without_end(self, between: str) -> str:
         """A separator without the end of the turn before it, nor a space that its next word takes."""
         return between.removeprefix(self.end_of_turn).lstrip().rstrip(" ") or between.strip(" ")
+
+
+# The keys and roles that a template may not know, as the report names them.
+_PARTS = {
+    "system": "a system message",
+    "tool": "a tool's answer",
+    "tool_calls": "tool calls",
+    "reasoning_content": "thoughts",
+}
+
+
+def _speaking(part: str, mark: str) -> tuple[list[dict], list | None]:
+    """A conversation that says ``mark`` in one part, and the tools that go with it."""
+    user, answer = {"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}
+    call = {"type": "function", "id": "abcdefghi", "function": {"name": "f", "arguments": {}}}
+    asked = {"role": "assistant", "content": "", "tool_calls": [call]}
+    tool = {"role": "tool", "content": "1", "name": "f", "tool_call_id": "abcdefghi"}
+    described = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}
+    tools = [{"type": "function", "function": described}]
+    if part == "a system message":
+        return [{"role": "system", "content": mark}, user, answer], None
+    if part == "a tool's answer":
+        return [user, asked, {**tool, "content": mark}, answer], tools
+    if part == "tool calls":
+        call["function"] = {"name": mark, "arguments": {}}
+        return [user, asked, tool, answer], tools
+    if part == "thoughts":
+        return [user, {**answer, "reasoning_content": mark}], None
+    described["description"] = mark
+    return [user, answer], tools
 
 
 def _marked(message: dict, mark: str) -> dict:

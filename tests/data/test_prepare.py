@@ -138,3 +138,66 @@ def test_packed_rows_hold_the_same_sequences_and_predict_nothing_across(shared_t
     expected = [(tuple(row["input_ids"]), (-100, *row["labels"][1:])) for row in plain]
     assert sorted(sequences) == sorted(expected)
     assert prepared.report.fill > 0.85
+
+
+def test_what_a_template_leaves_out_is_counted(tokenizer: Any):
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role != 'system' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+        "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    row = chat("q", "a")
+    silent = {"messages": [{"role": "system", "content": "be brief"}, *row["messages"]]}
+    report = prepare([row, silent, silent], tokenizer).report
+    assert report.unsaid == {"a system message": 2}
+    assert "2 rows have a system message: the template leaves it out" in str(report)
+
+
+def test_a_prompt_is_continued_where_there_is_no_template(tokenizer: Any):
+    tokenizer.chat_template = None
+    prepared = prepare([{"prompt": "2+2=", "completion": "4"}], tokenizer)
+    row = prepared.dataset[0]
+    assert tokenizer.decode(row["input_ids"]) == "2+2=4" + tokenizer.eos_token
+    assert trained(tokenizer, row) == "4" + tokenizer.eos_token
+    assert "no template" in prepared.report.mask
+
+
+def test_long_texts_are_cut_or_parted_as_asked(shared_tokenizer: Any):
+    rows = [{"text": "sloth " * 100}, {"text": "short"}]
+    cut = prepare(rows, shared_tokenizer, max_length=32)
+    parted = prepare(rows, shared_tokenizer, max_length=32, long_text="part")
+    assert (cut.report.kept, cut.report.truncated) == (2, 1)
+    assert (parted.report.rows, parted.report.truncated, parted.report.parted) == (2, 0, 1)
+    pieces = [i for row in parted.dataset for i in row["input_ids"]]
+    assert shared_tokenizer.decode(pieces).count("sloth") == 100
+    with pytest.raises(DatasetError, match="give one"):
+        prepare(rows, shared_tokenizer, max_length=None, long_text="part")
+
+
+def test_token_ids_pass_through_with_their_labels(shared_tokenizer: Any):
+    rows = [{"input_ids": [5, 6, 7, 8], "labels": [-100, 6, -100, 8]}]
+    row = prepare(rows, shared_tokenizer, max_length=3).dataset[0]
+    assert row == {"input_ids": [5, 6, 7], "labels": [-100, 6, -100]}
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_stream_gives_the_same_rows_as_a_list_each_time_it_is_read(shared_tokenizer: Any, packing: bool):
+    data = example("quickstart", split="train")
+    whole = prepare(data, shared_tokenizer, packing=packing, max_length=256)
+    stream = prepare(data.to_iterable_dataset(), shared_tokenizer, packing=packing, max_length=256)
+    for _ in range(2):
+        assert list(stream.dataset) == whole.dataset.to_list()
+        assert str(stream.report).splitlines()[1:] == str(whole.report).splitlines()[1:]
+
+
+def test_a_processor_s_tokenizer_is_found(shared_tokenizer: Any):
+    from types import SimpleNamespace
+
+    processor = SimpleNamespace(tokenizer=shared_tokenizer)
+    assert prepare([chat("q", "a")], processor).dataset.to_list() == (
+        prepare([chat("q", "a")], shared_tokenizer).dataset.to_list()
+    )
+
+
+def test_data_for_another_trainer_is_refused_with_its_name(shared_tokenizer: Any):
+    with pytest.raises(DatasetError, match=r"(?s)preference.*DPOTrainer"):
+        prepare([{"prompt": "q", "chosen": "a", "rejected": "b"}], shared_tokenizer)

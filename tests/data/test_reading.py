@@ -1,5 +1,6 @@
 """Reading: every usual file becomes rows, and a broken one says where it breaks."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -106,3 +107,129 @@ def test_a_dataset_passes_through_and_a_dict_of_splits_needs_a_choice():
     assert len(load_data(splits, split="test")) == 1
     with pytest.raises(DatasetError, match=r"split= one of 'train', 'test'"):
         load_data(splits)
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst", "bz2"])
+def test_compressed_files_are_read_as_they_are(jsonl: Path, ending: str):
+    import pyarrow
+
+    packed = jsonl.with_name(f"train.jsonl.{ending}")
+    codec = {"gz": "gzip", "zst": "zstd", "bz2": "bz2"}[ending]
+    with pyarrow.output_stream(str(packed), compression=codec) as file:
+        file.write(jsonl.read_bytes())
+    assert load_data(packed).to_list() == ROWS
+
+
+def test_a_compressed_file_cut_short_is_told(jsonl: Path):
+    packed = jsonl.with_name("train.jsonl.gz")
+    packed.write_bytes(gzip.compress(jsonl.read_bytes() * 5000)[:-2000])
+    with pytest.raises(DatasetError, match=r"train.jsonl.gz can't be decompressed"):
+        load_data(packed)
+
+
+def test_tsv_arrow_and_feather_give_the_same_rows(tmp_path: Path):
+    import pyarrow
+
+    table = pyarrow.Table.from_pylist(ROWS)
+    tsv = write(tmp_path / "a.tsv", "instruction\toutput\n" + "".join(f"say {i}\t{i}\n" for i in range(3)))
+    with pyarrow.ipc.new_file(str(tmp_path / "b.arrow"), table.schema) as file:
+        file.write_table(table)
+    with pyarrow.ipc.new_stream(str(tmp_path / "c.arrow"), table.schema) as file:
+        file.write_table(table)
+    for path in (tsv, tmp_path / "b.arrow", tmp_path / "c.arrow"):
+        assert load_data(path).to_list() == ROWS, path.name
+
+
+def test_a_csv_with_semicolons_is_read_by_its_header(tmp_path: Path):
+    path = write(tmp_path / "a.csv", 'question;answer\n"who; then";me\n')
+    assert load_data(path).to_list() == [{"question": "who; then", "answer": "me"}]
+
+
+def test_text_and_markdown_are_rows_of_text_and_long_ones_are_parted_at_empty_lines(tmp_path: Path):
+    short = write(tmp_path / "a.md", "# Sloths\n\nThey sleep.\n")
+    assert load_data(short).to_list() == [{"text": "# Sloths\n\nThey sleep."}]
+    paragraph = "They sleep. " * 1000 + "\n\n"
+    rows = load_data(write(tmp_path / "b.txt", paragraph * 200))["text"][:]
+    assert len(rows) == 3 and all(len(row) < 1.1 * (1 << 20) for row in rows)
+    assert sum(row.count("They sleep.") for row in rows) == 200_000
+
+
+def test_frames_and_tables_are_taken_as_they_are():
+    import pandas
+    import polars
+    import pyarrow
+
+    for frame in (pandas.DataFrame(ROWS), polars.DataFrame(ROWS), pyarrow.Table.from_pylist(ROWS)):
+        assert load_data(frame).to_list() == ROWS
+    assert load_data(polars.LazyFrame(ROWS)).to_list() == ROWS
+
+
+def test_a_stream_passes_through():
+    stream = datasets.Dataset.from_list(ROWS).to_iterable_dataset()
+    assert load_data(stream) is stream
+
+
+def test_a_folder_and_a_glob_are_their_files_in_order(tmp_path: Path):
+    for i in range(3):
+        write(tmp_path / f"part-{i}.jsonl", json.dumps(ROWS[i]) + "\n")
+    write(tmp_path / "README.md", "about")
+    write(tmp_path / "model.bin", "x")
+    with pytest.warns(SlothWarning, match=r"left out that hold no rows \(.bin\)"):
+        assert load_data(tmp_path).to_list() == ROWS
+    assert load_data(str(tmp_path / "part-*.jsonl")).to_list() == ROWS
+    with pytest.raises(DatasetError, match="No file matches"):
+        load_data(str(tmp_path / "*.parquet"))
+
+
+def test_a_folder_of_splits_needs_a_choice(tmp_path: Path):
+    write(tmp_path / "train.jsonl", json.dumps(ROWS[0]) + "\n")
+    write(tmp_path / "test.jsonl", json.dumps(ROWS[1]) + "\n")
+    assert load_data(tmp_path, split="test").to_list() == ROWS[1:2]
+    with pytest.raises(DatasetError, match="split= one of 'test', 'train'"):
+        load_data(tmp_path)
+
+
+def test_a_saved_data_set_is_a_folder_too(tmp_path: Path):
+    data = datasets.Dataset.from_list(ROWS)
+    data.save_to_disk(tmp_path / "a")
+    datasets.DatasetDict({"train": data, "test": data}).save_to_disk(tmp_path / "b")
+    assert load_data(tmp_path / "a").to_list() == ROWS
+    assert load_data(tmp_path / "b", split="train").to_list() == ROWS
+
+
+def test_an_encoding_can_be_given(tmp_path: Path):
+    path = write(tmp_path / "a.csv", "text\ncafé\n", "latin-1")
+    with pytest.raises(DatasetError, match='encoding="latin-1"'):
+        load_data(path)
+    assert load_data(path, encoding="latin-1").to_list() == [{"text": "café"}]
+
+
+def test_shapes_that_differ_between_rows_and_batches_lose_nothing(tmp_path: Path):
+    plain = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    parts = {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, plain["messages"][1]]}
+    lines = [json.dumps(plain)] * 10_001 + [json.dumps(parts)]
+    data = load_data(write(tmp_path / "a.jsonl", "\n".join(lines)))
+    assert json.loads(data[10_001]["messages"]) == parts["messages"]
+    assert json.loads(data[0]["messages"]) == plain["messages"]
+
+
+def test_a_name_that_is_neither_file_nor_hub_data_says_so():
+    with pytest.raises(DatasetError, match="neither a file here nor a data set that the hub gives"):
+        load_data("nobody/nothing")
+
+
+def test_a_url_that_cant_be_fetched_says_so():
+    with pytest.raises(DatasetError, match=r"http://127.0.0.1:9/a.jsonl can't be fetched"):
+        load_data("http://127.0.0.1:9/a.jsonl")
+
+
+def test_a_url_is_fetched_and_read(jsonl: Path):
+    import functools
+    import http.server
+    import threading
+
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=jsonl.parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert load_data(f"http://127.0.0.1:{server.server_port}/train.jsonl").to_list() == ROWS
+        server.shutdown()

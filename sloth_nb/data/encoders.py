@@ -1,0 +1,262 @@
+"""Encoders of whole rows, one for each kind: conversations, prompts continued, running text, token ids.
+
+Each takes rows as dicts and gives ``Encoded`` ones, counting in the report what becomes of the rest.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from itertools import groupby
+from typing import Any
+
+from sloth_nb.data.conversation import message_reader, read_tools
+from sloth_nb.data.formats import OnError
+from sloth_nb.data.mistral import MistralEncoder
+from sloth_nb.data.report import DataReport
+from sloth_nb.data.schema import Schema
+from sloth_nb.data.skeleton import FastTemplate
+from sloth_nb.data.template import ChatTemplate, Rendered, TrainOn
+from sloth_nb.data.tokenise import IGNORED, Encoded, RowEncoder
+from sloth_nb.errors import SlothError, TemplateError
+
+__all__ = ["RowReader", "reader_for"]
+
+
+class RowReader(ABC):
+    """Rows in, encoded rows out. ``mask`` says in a clause what is trained."""
+
+    mask: str
+
+    def __init__(self, on_error: OnError, report: DataReport):
+        self.on_error, self.report = on_error, report
+
+    @abstractmethod
+    def encode(self, rows: list[dict[str, Any]], before: int) -> list[Encoded]:
+        """Encodes a batch; ``before`` rows came before it."""
+
+    def failed(self, number: int, error: SlothError) -> None:
+        """Counts a row that can't be read, or stops at it.
+
+        Raises:
+            SlothError: of the same class, with the row's number, unless broken rows are to be left out.
+        """
+        if self.on_error == "raise":
+            raise type(error)(
+                f'Row {number:,}: {error}.\n  Mend the row, or pass on_error="skip" to leave such rows out '
+                "(they will be counted)."
+            ) from error
+        self.report.drop(
+            "refused" if isinstance(error, TemplateError) else "broken", f"row {number:,}: {error}"
+        )
+
+
+def reader_for(
+    schema: Schema,
+    tokenizer: Any,
+    train_on: TrainOn,
+    on_error: OnError,
+    report: DataReport,
+    template_kwargs: Mapping[str, Any],
+    window: int | None,
+) -> RowReader:
+    """The encoder for rows of this kind.
+
+    Args:
+        window: long texts are parted into so many tokens; None leaves them to be cut.
+    Raises:
+        TemplateError: conversations need a template that the tokenizer lacks, or it is not a fast one.
+    """
+    if schema.kind == "tokenised":
+        return TokenRows(schema, on_error, report)
+    if hasattr(tokenizer, "mode") and not hasattr(tokenizer, "is_fast"):
+        return MistralRows(schema, tokenizer, train_on, on_error, report)
+    encoder = RowEncoder(tokenizer)
+    if "text" in schema.mapping:
+        return TextRows(schema, encoder, tokenizer, on_error, report, window)
+    if schema.kind == "prompt_completion" and not getattr(tokenizer, "chat_template", None):
+        return ContinuedRows(schema, encoder, tokenizer, train_on, on_error, report)
+    return ConversationRows(
+        schema, encoder, ChatTemplate(tokenizer, **template_kwargs), train_on, on_error, report
+    )
+
+
+class ConversationRows(RowReader):
+    """Rows that a chat template writes as text."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        encoder: RowEncoder,
+        template: ChatTemplate,
+        train_on: TrainOn,
+        on_error: OnError,
+        report: DataReport,
+    ):
+        super().__init__(on_error, report)
+        self.encoder, self.plain, self.train_on = encoder, template, train_on
+        self.template = FastTemplate(template)
+        self.read, self.tools = message_reader(schema), schema.mapping.get("tools")
+        how = "generation markers" if template.has_markers else "differences of the template's output"
+        self.mask = {
+            "assistant": f"every assistant turn, by {how}",
+            "last": f"the last assistant turn, by {how}",
+            "all": "every token",
+        }[train_on]
+
+    def encode(self, rows: list[dict[str, Any]], before: int) -> list[Encoded]:
+        rendered = (self._render(row, number) for number, row in enumerate(rows, before + 1))
+        return self.encoder.conversations([row for row in rendered if row is not None])
+
+    def _render(self, row: dict[str, Any], number: int) -> Rendered | None:
+        try:
+            messages = self.read(row)
+            if not messages:
+                self.report.drop("empty", f"row {number:,}")
+                return None
+            tools = read_tools(row.get(self.tools)) if self.tools else None
+            rendered = self.template.render_with_spans(messages, tools)
+        except SlothError as error:
+            self.failed(number, error)
+            return None
+        for part in self.plain.unsaid(messages, tools):
+            self.report.unsaid[part] = self.report.unsaid.get(part, 0) + 1
+        if self.train_on == "assistant":
+            return rendered
+        whole = [(0, len(rendered.text))]
+        return Rendered(rendered.text, rendered.spans[-1:] if self.train_on == "last" else whole)
+
+
+class ContinuedRows(RowReader):
+    """Prompts and what follows them, for a tokenizer without a template: joined, then an EOS."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        encoder: RowEncoder,
+        tokenizer: Any,
+        train_on: TrainOn,
+        on_error: OnError,
+        report: DataReport,
+    ):
+        super().__init__(on_error, report)
+        self.encoder, self.train_on = encoder, train_on
+        self.read = message_reader(schema)
+        self.bos = tokenizer.bos_token if encoder.adds_bos else ""
+        self.eos = tokenizer.eos_token or ""
+        self.mask = (
+            "every token"
+            if train_on == "all"
+            else "the completion (no template: prompt and completion joined)"
+        )
+
+    def encode(self, rows: list[dict[str, Any]], before: int) -> list[Encoded]:
+        rendered = []
+        for number, row in enumerate(rows, before + 1):
+            try:
+                *asked, answer = self.read(row)
+            except SlothError as error:
+                self.failed(number, error)
+                continue
+            prompt = self.bos + "".join(message["content"] for message in asked)
+            text = prompt + answer["content"] + self.eos
+            rendered.append(Rendered(text, [(0 if self.train_on == "all" else len(prompt), len(text))]))
+        return self.encoder.conversations(rendered)
+
+
+class TextRows(RowReader):
+    """Rows that are text already: plain, or templated by the user."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        encoder: RowEncoder,
+        tokenizer: Any,
+        on_error: OnError,
+        report: DataReport,
+        window: int | None,
+    ):
+        super().__init__(on_error, report)
+        self.column, self.encoder, self.window = schema.mapping["text"], encoder, window
+        self.closed: tuple[str, ...] = ()
+        if getattr(tokenizer, "chat_template", None):
+            try:
+                end = ChatTemplate(tokenizer).end_of_turn
+                self.closed = (end,) if end else ()
+            except TemplateError:
+                pass  # a template that can't be probed closes nothing: an EOS is added
+        self.mask = "every token of the text"
+
+    def encode(self, rows: list[dict[str, Any]], before: int) -> list[Encoded]:
+        texts = []
+        for number, row in enumerate(rows, before + 1):
+            text = row[self.column]
+            if isinstance(text, str) and text.strip():
+                texts.append(text)
+            else:
+                self.report.drop("empty", f"row {number:,}")
+        encoded = self.encoder.plain(texts, closed=self.closed)
+        return [part for row in encoded for part in self._parted(row)] if self.window else encoded
+
+    def _parted(self, row: Encoded) -> list[Encoded]:
+        size = self.window or len(row.ids)
+        if len(row.ids) <= size:
+            return [row]
+        pieces = [row.ids[at : at + size] for at in range(0, len(row.ids), size)]
+        self.report.parted += 1
+        self.report.pieces += len(pieces)
+        return [Encoded(ids, [(0, len(ids))]) for ids in pieces]
+
+
+class TokenRows(RowReader):
+    """Rows that are token ids already, with labels or trained whole."""
+
+    def __init__(self, schema: Schema, on_error: OnError, report: DataReport):
+        super().__init__(on_error, report)
+        self.labels = schema.mapping.get("labels")
+        self.mask = "what its labels say" if self.labels else "every token"
+
+    def encode(self, rows: list[dict[str, Any]], before: int) -> list[Encoded]:
+        return [Encoded(row["input_ids"], self._ranges(row)) for row in rows]
+
+    def _ranges(self, row: dict[str, Any]) -> list[tuple[int, int]]:
+        if self.labels is None:
+            return [(0, len(row["input_ids"]))]
+        ranges, at = [], 0
+        for kept, group in groupby(row[self.labels], key=lambda label: label != IGNORED):
+            n = sum(1 for _ in group)
+            if kept:
+                ranges.append((at, at + n))
+            at += n
+        return ranges
+
+
+class MistralRows(RowReader):
+    """Conversations for mistral-common's own tokenizer, which writes ids without any text between."""
+
+    def __init__(
+        self, schema: Schema, tokenizer: Any, train_on: TrainOn, on_error: OnError, report: DataReport
+    ):
+        super().__init__(on_error, report)
+        if "text" in schema.mapping:
+            raise TemplateError(
+                "mistral-common's tokenizer writes conversations, not text. Load a tokenizer.json."
+            )
+        self.encoder, self.train_on = MistralEncoder(tokenizer), train_on
+        self.read, self.tools = message_reader(schema), schema.mapping.get("tools")
+        which = {"assistant": "every assistant turn", "last": "the last assistant turn", "all": "every token"}
+        self.mask = which[train_on] + ", by mistral-common's control tokens" * (train_on != "all")
+
+    def encode(self, rows: list[dict[str, Any]], before: int) -> list[Encoded]:
+        encoded = []
+        for number, row in enumerate(rows, before + 1):
+            try:
+                tools = read_tools(row.get(self.tools)) if self.tools else None
+                one = self.encoder.conversation(self.read(row), tools)
+            except SlothError as error:
+                self.failed(number, error)
+                continue
+            if self.train_on == "last":
+                one.trained = one.trained[-1:]
+            elif self.train_on == "all":
+                one.trained = [(0, len(one.ids))]
+            encoded.append(one)
+        return encoded
