@@ -16,6 +16,7 @@ _HOMES = {
         "standardize_sharegpt",
         "train_on_responses_only",
     ],
+    "lint": ["Finding", "lint_template"],
     "merge": ["apply_chat_template", "to_sharegpt"],
     "named": ["template_names"],
     "examples": ["example", "example_names"],

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sloth_nb.data.conversation import ROLE_ALIASES, normalise_messages
+from sloth_nb.data.lint import lint_template
 from sloth_nb.data.named import template_text
 from sloth_nb.data.responses import IGNORED, ResponseMask
 from sloth_nb.data.schema import recognise
@@ -56,6 +57,10 @@ def get_chat_template(
     inner.chat_template = text
     if tokenizer is not inner:
         tokenizer.chat_template = text
+    if keys == _PLAIN_KEYS:
+        for finding in lint_template(inner):
+            if finding.level == "error":
+                raise TemplateError(f"This chat template doesn't work: {finding.message}")
     if map_eos_token and keys == _PLAIN_KEYS:
         end = end or ChatTemplate(inner).end_of_turn.strip()
         if end and end != inner.eos_token and end in inner.get_vocab():

@@ -10,6 +10,7 @@ from typing import Any
 
 from sloth_nb.data.conversation import message_reader, read_tools
 from sloth_nb.data.formats import OnError
+from sloth_nb.data.hearing import Hearing
 from sloth_nb.data.mistral import MistralEncoder
 from sloth_nb.data.report import DataReport
 from sloth_nb.data.schema import Schema
@@ -92,7 +93,7 @@ class ConversationRows(RowReader):
         report: DataReport,
     ):
         super().__init__(on_error, report)
-        self.encoder, self.plain, self.train_on = encoder, template, train_on
+        self.encoder, self.hearing, self.train_on = encoder, Hearing(template), train_on
         self.template = FastTemplate(template)
         self.read, self.tools = message_reader(schema), schema.mapping.get("tools")
         how = "generation markers" if template.has_markers else "differences of the template's output"
@@ -117,7 +118,7 @@ class ConversationRows(RowReader):
         except SlothError as error:
             self.failed(number, error)
             return None
-        for part in self.plain.unsaid(messages, tools):
+        for part in self.hearing.unsaid(messages, tools):
             self.report.unsaid[part] = self.report.unsaid.get(part, 0) + 1
         if self.train_on == "assistant":
             return rendered

@@ -12,12 +12,19 @@ from typing import Any, Literal
 
 from sloth_nb.errors import TemplateError
 
-__all__ = ["ChatTemplate", "Rendered", "TrainOn"]
+__all__ = ["ANY_TOOLS", "ChatTemplate", "Rendered", "TrainOn"]
 
 TrainOn = Literal["assistant", "last", "all"]
 
 # Private-use characters: no template and (checked) no row holds them, so a difference ends where they begin.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
+# Tools for templates that take no conversation without some.
+ANY_TOOLS: list[dict[str, Any]] = [
+    {
+        "type": "function",
+        "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}},
+    }
+]
 _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -179,37 +186,17 @@ class ChatTemplate:
         except TemplateError:
             return None
 
-    def unsaid(self, messages: list[dict], tools: list | None = None) -> set[str]:
-        """What these messages hold that the template never prints: ``a system message``, ``tool calls``, …"""
-        held = {"tools"} if tools else set()
-        for message in messages:
-            if len(message) > 2:
-                held |= {_PARTS[key] for key in message if key in _PARTS}
-            if message["role"] in ("system", "tool"):
-                held.add(_PARTS[message["role"]])
-        return {part for part in held if not self.says(part)}
-
-    def says(self, part: str) -> bool:
-        """Whether the template prints what ``part`` names, where it accepts it at all."""
-        if part not in self._says:
-            mark = _OPEN + part + _CLOSE
-            messages, tools = _speaking(part, mark)
-            try:
-                self._says[part] = mark in self.render(messages, tools)
-            except TemplateError:
-                self._says[part] = True  # a refusal is heard: nothing is left out in silence
-        return self._says[part]
-
-    @cached_property
-    def _says(self) -> dict[str, bool]:
-        return {}
+    def _asked(self, messages: list[dict], *, generate: bool = False) -> str:
+        """A conversation to learn the template's ways from; with tools when it takes none without."""
+        plain = self._try(messages, None, generate=generate)
+        return self.render(messages, ANY_TOOLS, generate=generate) if plain is None else plain
 
     @cached_property
     def _probe(self) -> tuple[str, str, str]:
         """What is written from user to assistant, from assistant to user, and after the last assistant."""
         marks = [f"{_OPEN}{n}{_CLOSE}" for n in range(4)]
         roles = ("user", "assistant") * 2
-        text = self.render([{"role": r, "content": m} for r, m in zip(roles, marks, strict=True)])
+        text = self._asked([{"role": r, "content": m} for r, m in zip(roles, marks, strict=True)])
         places = [text.find(mark) for mark in marks]
         if min(places) < 0 or places != sorted(places):
             raise TemplateError("the chat template doesn't write the turns' contents one after another")
@@ -220,15 +207,15 @@ class ChatTemplate:
     def generation_prompt(self) -> str:
         """What the template writes before the assistant speaks, when it is asked for a generation prompt."""
         messages = [{"role": "user", "content": "x"}]
-        plain, prompted = self.render(messages), self.render(messages, generate=True)
+        plain, prompted = self._asked(messages), self._asked(messages, generate=True)
         return prompted[len(plain) :] if prompted.startswith(plain) else ""
 
     @cached_property
     def _own_prefix(self) -> str:
         """What the assistant itself says before its content (a space, an empty thought)."""
         user = {"role": "user", "content": "x"}
-        asked = self.render([user], generate=True)
-        answered = self.render([user, {"role": "assistant", "content": _OPEN}])
+        asked = self._asked([user], generate=True)
+        answered = self._asked([user, {"role": "assistant", "content": _OPEN}])
         return answered[len(asked) : answered.find(_OPEN)] if answered.startswith(asked) else ""
 
     @cached_property
@@ -255,36 +242,6 @@ class ChatTemplate:
     def _without_end(self, between: str) -> str:
         """A separator without the end of the turn before it, nor a space that its next word takes."""
         return between.removeprefix(self.end_of_turn).lstrip().rstrip(" ") or between.strip(" ")
-
-
-# The keys and roles that a template may not know, as the report names them.
-_PARTS = {
-    "system": "a system message",
-    "tool": "a tool's answer",
-    "tool_calls": "tool calls",
-    "reasoning_content": "thoughts",
-}
-
-
-def _speaking(part: str, mark: str) -> tuple[list[dict], list | None]:
-    """A conversation that says ``mark`` in one part, and the tools that go with it."""
-    user, answer = {"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}
-    call = {"type": "function", "id": "abcdefghi", "function": {"name": "f", "arguments": {}}}
-    asked = {"role": "assistant", "content": "", "tool_calls": [call]}
-    tool = {"role": "tool", "content": "1", "name": "f", "tool_call_id": "abcdefghi"}
-    described = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}
-    tools = [{"type": "function", "function": described}]
-    if part == "a system message":
-        return [{"role": "system", "content": mark}, user, answer], None
-    if part == "a tool's answer":
-        return [user, asked, {**tool, "content": mark}, answer], tools
-    if part == "tool calls":
-        call["function"] = {"name": mark, "arguments": {}}
-        return [user, asked, tool, answer], tools
-    if part == "thoughts":
-        return [user, {**answer, "reasoning_content": mark}], None
-    described["description"] = mark
-    return [user, answer], tools
 
 
 def _marked(message: dict, mark: str) -> dict:
