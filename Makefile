@@ -68,7 +68,9 @@ browser: .venv/dev
 	has || { echo "No Chrome or Chromium was found: the browser tests can't run."; [ "$$CI" != true ]; }
 
 bench: .venv/dev
-	@for file in kernels/bench/*.py; do case $$file in */_*) ;; *) echo "$$file"; $(BIN)/python "$$file" || exit 1;; esac; done
+	@$(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())' || \
+	    { echo "The benchmark needs an NVIDIA GPU."; exit 1; }
+	@$(BIN)/python kernels/bench/kernels.py
 
 clean:
 	@rm -rf .venv demo-output build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
