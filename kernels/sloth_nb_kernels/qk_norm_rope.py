@@ -18,6 +18,7 @@ from .rope import (
     check_rope,
     heads_block,
     heads_out,
+    heads_warps,
     last_contiguous,
     rope_backward,
     rope_forward,
@@ -332,7 +333,7 @@ def _tile(q: Tensor, k: Tensor, half: int) -> dict[str, Any]:
         "K_HEADS": heads_block(k.shape[1], half),
         "HALF": next_power_of_2(half),
         "REST": next_power_of_2(dim - 2 * half),
-        "num_warps": max(1, min(8, heads * half // 256)),
+        "num_warps": heads_warps(heads, half),
     }
 
 

@@ -128,6 +128,12 @@ def heads_block(heads: int, half: int) -> int:
     return max(1, min(next_power_of_2(heads), 4096 // next_power_of_2(half)))
 
 
+def heads_warps(heads: int, half: int) -> int:
+    """Warps for a tile of ``heads``, a power of two as Triton wants it: 8 elements a thread where there are
+    enough."""
+    return max(1, min(8, heads * next_power_of_2(half) // 256))
+
+
 def rope_forward(
     q: Tensor,
     k: Tensor | None,
@@ -173,7 +179,7 @@ def rope_forward(
         INVERSE=inverse, HAS_K=k is not None, HAS_POSITIONS=positions is not None,
         COPY=2 * half < dim and not in_place, Q_HEADS=tile, K_HEADS=heads_block(k2.shape[1], half),
         HALF=next_power_of_2(half), REST=next_power_of_2(dim - 2 * half),
-        num_warps=max(1, min(8, tile * half // 256)),
+        num_warps=heads_warps(tile, half),
     )  # fmt: skip
     return q_out, k_out
 

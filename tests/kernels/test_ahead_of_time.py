@@ -64,6 +64,8 @@ def run_everything(dtype):
     K.rope_forward(q, k, cos, cos, ids)
     K.qk_norm_rope_forward(q, k, w, w, 1e-6, cos, cos, ids)
     K.qk_norm_rope_backward(q, k, q, k, w, w, 1e-6, cos, cos, ids, weight_grad=True)
+    q, k, cos = meta(4096, 30, 96, dtype=dtype), meta(4096, 3, 96, dtype=dtype), meta(4096, 48, dtype=f32)
+    K.rope_forward(q, k, cos, cos, q_out=q, k_out=k)  # nothing is a power of two
     logits = meta(4096, 128256, dtype=dtype)
     K.cross_entropy_forward(logits, ids, grad_out=logits, softcap=30.0, smoothing=0.1, statistics=True)
     hidden, head = meta(4096, 4096, dtype=dtype), meta(128256, 4096, dtype=dtype)
@@ -110,7 +112,7 @@ def test_every_kernel_compiles_within_the_cards_limits(launches, capability):
         compiled = compile_for(capability, kernel, args, meta)
         assert compiled.asm["cubin"], kernel.__name__
         assert compiled.metadata.shared <= SHARED[capability] * 1024, kernel.__name__
-        assert compiled.metadata.num_warps * 32 <= 1024
+        assert compiled.metadata.num_warps in (1, 2, 4, 8, 16), kernel.__name__
         if capability < 80:
             assert "tt.dot" not in compiled.asm["ttir"], f"{kernel.__name__} has a tl.dot on {capability}"
 

@@ -66,8 +66,9 @@ def test_the_residual_is_added_in_the_same_pass(randn, assert_close, device, dty
         (x.double().abs() + residual.double().abs()).cpu(),
     )
     alone, alone_rstd = rms_norm_forward(total, w, EPS)
-    torch.testing.assert_close(y, alone, rtol=0, atol=0)
-    torch.testing.assert_close(rstd, alone_rstd, rtol=0, atol=0)
+    # Another specialisation may contract products differently: a unit in the last place.
+    torch.testing.assert_close(y, alone, rtol=2 * torch.finfo(dtype).eps, atol=0)
+    torch.testing.assert_close(rstd, alone_rstd, rtol=2**-22, atol=0)
     in_place, _, kept = add_rms_norm_forward(x, residual, w, EPS, out=x, total_out=residual)
     assert in_place is x and kept is residual
     assert torch.equal(in_place, y) and torch.equal(kept, total)
@@ -80,7 +81,7 @@ def test_the_norm_is_added_to_something_in_the_same_pass(randn, device, dtype, z
     got, got_rstd = rms_norm_forward(x, w, EPS, zero_centred=zero_centred, plus=plus)
     ulp = 2 * torch.finfo(dtype).eps  # one rounding of the sum; under the interpreter a truncation
     torch.testing.assert_close(got, norm + plus, rtol=ulp, atol=ulp)
-    assert torch.equal(got_rstd, rstd)
+    torch.testing.assert_close(got_rstd, rstd, rtol=2**-22, atol=0)
     assert rms_norm_forward(x, w, EPS, zero_centred=zero_centred, plus=plus, out=plus)[0] is plus
     assert torch.equal(plus, got)
 
