@@ -155,7 +155,7 @@ def keeping_what_trl_changes(model: Any, args: SFTConfig) -> Iterator[None]:
             setattr(args, name, value)
         for name, parameter in trained.items():
             parameter.data = kept[name].to(parameter.device)
-        if args.loss_type == "nll":
+        if args.loss_type != "dft":
             if forward is not None:
                 base.forward = forward
             else:

@@ -224,7 +224,7 @@ class SFTTrainer(trl.SFTTrainer):
         """
         if self.model.training:
             self._tokens += _real_tokens(inputs)
-        if self.args.loss_type != "nll":
+        if self.args.loss_type == "dft":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs = {**inputs, "use_cache": False}
         plain = return_outputs or self.label_smoother is not None or self.compute_loss_func is not None
