@@ -17,6 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from sloth_nb.data import Collator
 from sloth_nb.errors import HardwareError, TrainingError
+from sloth_nb.models.install import engine_of
 from sloth_nb.models.settings import settings_of
 from sloth_nb.training.callbacks import RunCallback
 from sloth_nb.training.checkpoints import last_checkpoint, refuses_to_save, written_whole
@@ -220,15 +221,17 @@ class SFTTrainer(trl.SFTTrainer):
     ) -> Any:
         """Mean over the trained tokens of the whole accumulated batch, as transformers computes it.
 
-        On a GPU it waits once, for the number of trained positions. ``loss_type="dft"`` is TRL's.
+        With the engine nothing here waits for the device; without it, once, for the number of trained positions.
+        ``loss_type="dft"`` is TRL's.
         """
         if self.model.training:
             self._tokens += _real_tokens(inputs)
         if self.args.loss_type == "dft":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs = {**inputs, "use_cache": False}
-        plain = return_outputs or self.label_smoother is not None or self.compute_loss_func is not None
-        if self._focuses and not plain:
+        needs_logits = return_outputs or self.label_smoother is not None or self.compute_loss_func is not None
+        # The engine makes no logits at all, and takes labels as they are.
+        if self._focuses and not needs_logits and engine_of(self.model) is None:
             inputs = only_trained_positions(inputs)
         return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 

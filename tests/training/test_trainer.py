@@ -118,6 +118,22 @@ def test_it_trains_as_transformers_own_trainer_does(make_trainer, tiny_model):
         torch.testing.assert_close(value, theirs.model.get_parameter(name).detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_model_with_the_engine_in_it_has_the_same_losses(make_trainer, tiny_model, packing):
+    from sloth_nb.models.install import engine_of, install
+
+    options = {"packing": packing, "max_length": 128, "max_steps": 3, "gradient_accumulation_steps": 2}
+    adapter = {"peft_config": LoraConfig(r=4, target_modules="all-linear")}
+    plain = make_trainer(tiny_model(), trainer=adapter, **options)
+    plain.train()
+    ours = make_trainer(tiny_model(), trainer=adapter, **options)
+    report = install(ours.model)
+    assert report.installed
+    ours.train()
+    assert not engine_of(ours.model).left_to_model, "the engine answered every call"
+    assert losses(ours) == pytest.approx(losses(plain), rel=1e-4)
+
+
 def test_the_call_of_a_published_tutorial_runs(tiny_llama, shared_tokenizer, talks, tmp_path):
     dataset = Dataset.from_list(
         [{"text": shared_tokenizer.apply_chat_template(t["messages"], tokenize=False)} for t in talks]
