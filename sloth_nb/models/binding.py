@@ -1,6 +1,6 @@
 """The methods that tutorials call on the model itself, bound on this one instance."""
 
-from types import MethodType
+from functools import partial
 from typing import Any
 
 from sloth_nb.models import modes, saving
@@ -20,11 +20,14 @@ _METHODS = {
     "save_pretrained": saving.save_pretrained,
     "save_pretrained_merged": saving.save_pretrained_merged,
     "push_to_hub_merged": saving.push_to_hub_merged,
-    **{name: saving.refuse_export(name) for name in _LATER},
+    **{name: partial(saving.refuse_export, name) for name in _LATER},
 }
 
 
 def bind_methods(model: Any) -> None:
-    """Binds them; on a model wrapped in adapters once more, so that they act on the whole."""
+    """Binds them; on a model wrapped in adapters once more, so that they act on the whole.
+
+    As partials, which a copied or pickled model takes along, bound to the copy.
+    """
     for name, function in _METHODS.items():
-        setattr(model, name, MethodType(function, model))
+        setattr(model, name, partial(function, model))

@@ -127,20 +127,13 @@ def push_to_hub_merged(
         )
 
 
-def refuse_export(name: str) -> Any:
-    """A method for a form that can't be written yet: it says which can."""
-
-    def method(self: Any, *args: Any, **kwargs: Any) -> None:
-        raise ExportError(
-            f"{name} isn't offered yet. What can be written: save_pretrained_merged(folder, tokenizer) for "
-            "16-bit "
-            "weights, from which llama.cpp's convert_hf_to_gguf.py makes a GGUF file, or "
-            "save_pretrained(folder) for "
-            "the adapter."
-        )
-
-    method.__name__ = name
-    return method
+def refuse_export(name: str, self: Any, *args: Any, **kwargs: Any) -> None:
+    """In the place of a method for a form that can't be written yet: says which can."""
+    raise ExportError(
+        f"{name} isn't offered yet. What can be written: save_pretrained_merged(folder, tokenizer) for 16-bit "
+        "weights, from which llama.cpp's convert_hf_to_gguf.py makes a GGUF file, or "
+        "save_pretrained(folder) for the adapter."
+    )
 
 
 def _check_method(save_method: str) -> None:

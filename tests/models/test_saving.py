@@ -1,6 +1,8 @@
 """Saved and read back: the same numbers; and what lay there before, when a save fails."""
 
+import copy
 import errno
+import inspect
 import json
 
 import huggingface_hub
@@ -274,6 +276,26 @@ def test_forms_that_come_later_say_what_can_be_written_today(adapted, method):
         ExportError, match=f"{method} isn't offered yet. What can be written: save_pretrained_merged"
     ):
         getattr(model, method)("model", tokenizer, quantization_method="q4_k_m")
+
+
+def test_a_copied_or_pickled_model_saves_itself_and_not_the_original(tiny_llama_path, tmp_path):
+    model, tokenizer = load(tiny_llama_path)
+    # peft's hook for checkpointing can't be pickled.
+    model = stir(FastLanguageModel.get_peft_model(model, use_gradient_checkpointing=False))
+    twin = copy.deepcopy(model)
+    torch.save(model, tmp_path / "whole.pt")
+    pickled = torch.load(tmp_path / "whole.pt", weights_only=False)
+    stir(model)
+    for name, other in (("twin", twin), ("pickled", pickled)):
+        expected = logits(other, tokenizer)
+        assert not torch.equal(expected, logits(model, tokenizer))
+        other.save_pretrained(tmp_path / name)
+        assert torch.equal(expected, logits(load(tmp_path / name)[0], tokenizer))
+
+
+def test_the_bound_methods_show_their_own_arguments(adapted):
+    assert list(inspect.signature(adapted[0].for_training).parameters) == ["use_gradient_checkpointing"]
+    assert "save_method" in inspect.signature(adapted[0].save_pretrained_merged).parameters
 
 
 # --- a disk that fills up
