@@ -11,7 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from sloth_nb.training.events import RunEvent
 from sloth_nb.training.run import Run
 
-__all__ = ["RunCallback", "numbers"]
+__all__ = ["EvaluationCut", "NotMeasured", "RunCallback", "numbers"]
 
 _SUMMARY = "train_runtime"  # only in the log that closes a training
 
@@ -25,6 +25,17 @@ def numbers(logs: dict[str, Any]) -> dict[str, float | int]:
         elif hasattr(value, "item") and getattr(value, "size", 0) == 1:
             plain[name] = value.item()
     return plain
+
+
+class EvaluationCut(Exception):
+    """An evaluation within a training breaks off here, because the run shall stop."""
+
+
+class NotMeasured(dict):
+    """Metrics of an evaluation that was cut off: whichever is asked for is not a number."""
+
+    def __missing__(self, name: str) -> float:
+        return float("nan")
 
 
 class RunCallback(TrainerCallback):
@@ -93,6 +104,13 @@ class RunCallback(TrainerCallback):
             control.should_training_stop = control.should_log = True
             control.should_evaluate = False
             control.should_save = request.save
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        request = self.run.stop_request
+        if request is not None and self.run.state == "stopping" and state.global_step < state.max_steps:
+            control.should_training_stop = True
+            control.should_save = request.save and state.global_step > 0
+            raise EvaluationCut
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """An epoch cut short by a stop is not evaluated, nor saved a second time."""

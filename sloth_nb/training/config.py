@@ -61,6 +61,8 @@ class SFTConfig(trl.SFTConfig):
     - ``max_length``: the ``max_seq_length`` the model was loaded with, 1024 when it has none.
     - ``train_on="assistant"``: of a conversation only the assistant's tokens are learnt; ``"all"`` is TRL's
       default, ``"last"`` takes only the last answer. Plain text is always learnt whole.
+    - ``embedding_learning_rate``: for embeddings and head in ``modules_to_save``; a tenth of ``learning_rate`` is
+      usual. None gives them the same.
     - ``logging_nan_inf_filter=False``: a loss that is not a number is shown as such.
 
     ``on_error="skip"`` leaves broken rows out and counts them; ``mapping`` names the columns of a data set
@@ -81,6 +83,10 @@ class SFTConfig(trl.SFTConfig):
     gradient_checkpointing: bool | str | None = field(
         default=None,
         metadata={"help": "Recompute activations in the backward. Default: the model's way."},
+    )
+    embedding_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of embeddings and output head, where they are trained whole."},
     )
     train_on: str = field(
         default="assistant",

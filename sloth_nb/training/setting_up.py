@@ -1,11 +1,11 @@
-"""What a trainer settles before it trains: GPU, optimizer, adapter, checkpointing, and what TRL would change.
+"""What a trainer settles before it trains: GPU, tokenizer, adapter, checkpointing, and what TRL would change.
 
 Each function decides one thing in one place and says so when it differs from what was asked.
 """
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,10 +21,30 @@ __all__ = [
     "adapted",
     "decide_checkpointing",
     "keeping_what_trl_changes",
+    "loaded",
+    "name_of",
     "one_gpu",
     "the_tokenizer",
-    "usable_optimizer",
 ]
+
+
+def loaded(name: str, args: SFTConfig, here: dict[str, Any]) -> tuple[Any, Any]:
+    """A model given by name, and its tokenizer unless one was given. Without an adapter every weight is trained."""
+    from sloth_nb.models import FastLanguageModel
+
+    whole = here.get("peft_config") is None
+    options = {"load_in_4bit": False, "full_finetuning": whole, **(args.model_init_kwargs or {})}
+    if (quantization := here.pop("quantization_config", None)) is not None:
+        options["quantization_config"] = quantization
+    model, tokenizer = FastLanguageModel.from_pretrained(name, max_seq_length=args.max_length, **options)
+    args.model_init_kwargs = None
+    return model, here.get("processing_class") or tokenizer
+
+
+def name_of(model: Any) -> str:
+    """What a person called the model, without the folders of this machine."""
+    given = settings_of(model).name or str(getattr(model.config, "_name_or_path", ""))
+    return Path(given).name or model.config.model_type
 
 
 def the_tokenizer(given: Any, model: Any) -> PreTrainedTokenizerBase:
@@ -63,22 +83,6 @@ def one_gpu(args: SFTConfig) -> None:
             f"accelerate.notebook_launcher(function, num_processes={args.n_gpu}).",
         )
         args._n_gpu = 1
-
-
-def usable_optimizer(args: SFTConfig) -> None:
-    """An 8-bit or paged AdamW where bitsandbytes is missing becomes torch's own."""
-    name = str(getattr(args.optim, "value", args.optim))
-    needs = "8bit" in name or "paged" in name
-    if not needs:
-        return
-    missing = importlib.util.find_spec("bitsandbytes") is None
-    if not missing and args.device.type != "cpu":
-        return
-    why = "bitsandbytes is not installed" if missing else "a CPU has memory enough for whole optimizer states"
-    warn_once("usable_optimizer", f"optim={name!r}: {why}; 'adamw_torch' is used, which needs more memory.")
-    from transformers.training_args import OptimizerNames
-
-    args.optim = OptimizerNames.ADAMW_TORCH
 
 
 def decide_checkpointing(model: Any, args: SFTConfig) -> None:

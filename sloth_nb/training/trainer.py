@@ -16,26 +16,29 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from sloth_nb.data import Collator
-from sloth_nb.errors import HardwareError, TrainingError
+from sloth_nb.errors import TrainingError
 from sloth_nb.models.install import engine_of
-from sloth_nb.models.settings import settings_of
-from sloth_nb.training.callbacks import RunCallback
+from sloth_nb.training.callbacks import EvaluationCut, NotMeasured, RunCallback
 from sloth_nb.training.checkpoints import last_checkpoint, refuses_to_save, written_whole
 from sloth_nb.training.compat import TRAINER_NAMES, translate
 from sloth_nb.training.config import SFTConfig
 from sloth_nb.training.events import RUN_FILE, RunEvent
+from sloth_nb.training.explain import explained
 from sloth_nb.training.follow import process_mark
 from sloth_nb.training.loss import only_trained_positions, takes_positions
 from sloth_nb.training.meters import Pace, peak_memory_bytes
+from sloth_nb.training.optimizer import separate_embeddings, usable_optimizer
+from sloth_nb.training.prediction import predicted_bytes
 from sloth_nb.training.preparing import is_tokenised, tokenised
 from sloth_nb.training.run import Run, stops_on_interrupt
 from sloth_nb.training.setting_up import (
     adapted,
     decide_checkpointing,
     keeping_what_trl_changes,
+    loaded,
+    name_of,
     one_gpu,
     the_tokenizer,
-    usable_optimizer,
 )
 
 __all__ = ["SFTTrainer"]
@@ -72,7 +75,7 @@ class SFTTrainer(trl.SFTTrainer):
         args = SFTConfig.of(here.pop("args", None), **moved)
         set_seed(args.seed)
         if isinstance(model, str):
-            model, here["processing_class"] = _loaded(model, args, here)
+            model, here["processing_class"] = loaded(model, args, here)
         tokenizer = here["processing_class"] = the_tokenizer(here.get("processing_class"), model)
         if args.max_length is not None and not args.was_given("max_length"):
             args.max_length = getattr(model, "max_seq_length", None) or args.max_length
@@ -103,6 +106,7 @@ class SFTTrainer(trl.SFTTrainer):
             )
         self.padding_free = args.packing or args.padding_free
         self._focuses = takes_positions(self.model)
+        self._predicted = predicted_bytes(self.model, args, train_dataset)
         self._pace = Pace()
         self._aside: Path | None = None
         self._tokens = torch.zeros((), dtype=torch.long, device=args.device)
@@ -160,7 +164,7 @@ class SFTTrainer(trl.SFTTrainer):
                 self._resumed_from = resume_from_checkpoint
             output = super().train(resume_from_checkpoint or None, *args, **kwargs)
         except BaseException as error:
-            said = _explained(error, self.state.global_step)
+            said = explained(error, self.state.global_step)
             if isinstance(error, KeyboardInterrupt):
                 self._last_word("stopped", {"reason": "interrupted at once", "saved": None})
             else:
@@ -197,9 +201,10 @@ class SFTTrainer(trl.SFTTrainer):
         self._tokens.fill_(self.state.num_input_tokens_seen)
         self._pace.begin(int(self._tokens))
         return {
-            "model": _name_of(self.model),
+            "model": name_of(self.model),
             "trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "resumed_from": self._resumed_from,
+            "predicted_bytes": self._predicted,
             "report": self.data_report,
             **process_mark(),
         }
@@ -235,6 +240,14 @@ class SFTTrainer(trl.SFTTrainer):
             inputs = only_trained_positions(inputs)
         return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers makes it; embeddings that are trained whole may have a learning rate of their own."""
+        new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if new and self.args.embedding_learning_rate is not None:
+            separate_embeddings(optimizer, self.model, self.args.embedding_learning_rate)
+        return optimizer
+
     # -- evaluating and saving -------------------------------------------------------------------------------
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -242,7 +255,10 @@ class SFTTrainer(trl.SFTTrainer):
         if eval_dataset is not None and not (isinstance(eval_dataset, str) and self._names(eval_dataset)):
             eval_dataset = self._evaluated(eval_dataset, self.args)
         with self._pace.paused():
-            return super().evaluate(eval_dataset, *args, **kwargs)
+            try:
+                return super().evaluate(eval_dataset, *args, **kwargs)
+            except EvaluationCut:
+                return NotMeasured()
 
     def _names(self, name: str) -> bool:
         return isinstance(self.eval_dataset, dict) and name in self.eval_dataset
@@ -267,9 +283,7 @@ class SFTTrainer(trl.SFTTrainer):
         """Save a checkpoint that is whole or not there; older ones stay as they were until it is."""
         folder, step = Path(self._get_output_dir(trial)), self.state.global_step
         with self._pace.paused(), refuses_to_save(folder, step):
-            if (
-                self.args.world_size > 1 or self.args.push_to_hub
-            ):  # others write or read the same folder meanwhile
+            if self.args.world_size > 1 or self.args.push_to_hub:  # others use the same folder meanwhile
                 super()._save_checkpoint(model, trial)
                 return
             name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
@@ -296,22 +310,8 @@ class SFTTrainer(trl.SFTTrainer):
         """Nothing about anyone's training leaves the machine."""
 
 
-def _loaded(name: str, args: SFTConfig, here: dict[str, Any]) -> tuple[Any, Any]:
-    """A model given by name, and its tokenizer unless one was given."""
-    from sloth_nb.models import FastLanguageModel
-
-    options = {"load_in_4bit": False, **(args.model_init_kwargs or {})}
-    if (quantization := here.pop("quantization_config", None)) is not None:
-        options["quantization_config"] = quantization
-    model, tokenizer = FastLanguageModel.from_pretrained(name, max_seq_length=args.max_length, **options)
-    args.model_init_kwargs = None
-    return model, here.get("processing_class") or tokenizer
-
-
-def _name_of(model: Any) -> str:
-    """What a person called the model, without the folders of this machine."""
-    given = settings_of(model).name or str(getattr(model.config, "_name_or_path", ""))
-    return Path(given).name or model.config.model_type
+# Editors complete by the signature; it is TRL's.
+SFTTrainer.__init__.__signature__ = inspect.signature(trl.SFTTrainer.__init__)  # type: ignore[attr-defined]
 
 
 def _real_tokens(inputs: dict[str, Any]) -> torch.Tensor | int:
@@ -324,16 +324,3 @@ def _progress_bars() -> list[type[TrainerCallback]]:
     from transformers.utils.notebook import NotebookProgressCallback
 
     return [ProgressCallback, PrinterCallback, NotebookProgressCallback]
-
-
-def _explained(error: BaseException, step: int) -> BaseException:
-    """The same error, or a sentence that says what to do about it."""
-    text = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in text:
-        return HardwareError(
-            f"Out of memory at step {step + 1} ({text.splitlines()[0]}).\n  Lower "
-            "per_device_train_batch_size (and raise gradient_accumulation_steps by as much: the same "
-            "result), or max_length, or turn on "
-            'gradient_checkpointing="sloth".'
-        )
-    return error

@@ -105,6 +105,31 @@ def test_stopping_without_saving_breaks_off_inside_an_accumulated_batch(make_tra
     assert seen.count(2) == 1 and "checkpoint" not in kinds(trainer.run)
 
 
+@pytest.mark.parametrize("save", [True, False])
+def test_stopping_cuts_a_long_evaluation_off(make_trainer, talks, save):
+    measured = []
+
+    class Inside(TrainerCallback):
+        def on_prediction_step(self, args, state, control, **kwargs):
+            measured.append(state.global_step)
+            if len(measured) == 2:
+                trainer.run.stop(save)
+
+    trainer = make_trainer(
+        trainer={"eval_dataset": talks},
+        max_steps=100,
+        eval_strategy="steps",
+        eval_steps=3,
+        per_device_eval_batch_size=1,
+        metric_for_best_model="eval_loss",
+    )
+    trainer.callback_handler.callbacks.insert(0, Inside())
+    trainer.train()
+    assert measured == [3, 3] and trainer.run.state == "stopped" and "eval" not in kinds(trainer.run)
+    assert (trainer.run.events[-1].data["saved"] is not None) == save
+    assert trainer.evaluate()["eval_loss"] > 0, "once the run is over, evaluations are whole again"
+
+
 def test_an_epoch_cut_short_is_neither_evaluated_nor_saved_twice(make_trainer, talks):
     trainer = make_trainer(
         trainer={"eval_dataset": talks[:2]},

@@ -302,6 +302,20 @@ def test_dft_is_still_trl_s(make_trainer):
     assert len(losses(trainer)) == 2
 
 
+@pytest.mark.parametrize("peft_config", [None, LoraConfig(r=4, target_modules=["q_proj"])])
+def test_a_model_may_be_given_by_name(tiny_llama_path, talks, tmp_path, peft_config):
+    trainer = SFTTrainer(
+        str(tiny_llama_path),
+        SFTConfig(str(tmp_path / "run"), max_steps=1, use_cpu=True, disable_tqdm=True),
+        train_dataset=talks,
+        peft_config=peft_config,
+    )
+    trained = weights(trainer.model)
+    assert all("lora" in name for name in trained) == (peft_config is not None)
+    trainer.train()
+    assert trainer.run.events[0].data["model"] == "tiny-llama"
+
+
 def test_held_out_rows_are_prepared_too_and_measured(make_trainer, talks):
     trainer = make_trainer(trainer={"eval_dataset": talks[:3]}, eval_strategy="steps", eval_steps=2)
     trainer.train()
