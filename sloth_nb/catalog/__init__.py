@@ -6,6 +6,7 @@ any other model, ``gpu("T4")``, ``offers()``.
 
 from sloth_nb.catalog.find import find, from_config, known, models, resolve, search
 from sloth_nb.catalog.gpus import GPU, Offer, cpu, gpu, gpus, offer, offers
+from sloth_nb.catalog.hub import cached_models, from_hub
 from sloth_nb.catalog.info import ModelInfo, TrainingDefaults
 from sloth_nb.catalog.shape import Block, Linear, Shape, Tower
 
@@ -18,9 +19,11 @@ __all__ = [
     "Shape",
     "Tower",
     "TrainingDefaults",
+    "cached_models",
     "cpu",
     "find",
     "from_config",
+    "from_hub",
     "gpu",
     "gpus",
     "known",

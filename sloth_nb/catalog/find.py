@@ -49,8 +49,8 @@ def find(name: str) -> ModelInfo:
         near = nearest(name)
         hint = f"Nearest: {', '.join(near)}." if near else "models() lists them all."
         raise ModelError(
-            f"No model named {name!r} in the catalogue. {hint} "
-            f"A folder or a config.json of any other model works too: catalog.from_config(path)."
+            f"No model named {name!r} in the catalogue. {hint} Any other model works by its folder or "
+            f"config.json, or by catalog.from_hub(name), which asks the hub."
         )
     return info
 
@@ -184,7 +184,8 @@ def _read(path: Path) -> Mapping[str, Any]:
 def resolve(model: str | os.PathLike[str] | Mapping[str, Any] | ModelInfo) -> ModelInfo:
     """An entry from whatever names a model: an entry, a catalogue name, a hub id, a folder, a config.
 
-    Never asks the network. ``catalog.from_hub`` does, when it is asked to.
+    Never asks the network: a hub id that the catalogue doesn't list is looked for in the hub's cache only.
+    ``catalog.from_hub`` asks, when it is asked to.
 
     Raises:
         ModelError: nothing by that name here; names the nearest.
@@ -199,4 +200,7 @@ def resolve(model: str | os.PathLike[str] | Mapping[str, Any] | ModelInfo) -> Mo
     path = Path(model)
     if path.exists():
         return from_config(path)
-    return find(str(model))
+    from sloth_nb.catalog.hub import cached_config
+
+    file = cached_config(str(model))
+    return from_config(file, name=str(model).rpartition("/")[2]) if file else find(str(model))

@@ -3,6 +3,7 @@
 import argparse
 import json
 
+from sloth_nb.catalog import from_hub
 from sloth_nb.memory import (
     GB,
     METHODS,
@@ -22,6 +23,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="catalogue name, hub id, a folder or a config.json")
+    parser.add_argument("--hub", action="store_true", help="fetch the config of a model that isn't listed")
     parser.add_argument("--gpu", help="a card's name, or cpu (default: this machine's)")
     parser.add_argument("--method", choices=METHODS, default="qlora")
     parser.add_argument("--task", choices=TASKS, default="sft")
@@ -40,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints the estimate. 0: it fits; 1: it doesn't, or can't be said; the text says what to do."""
     names = ("method", "task", "batch", "length", "rank", "policy", "optimiser", "accumulation", "gpus")
-    work = Work.of(options.model, **{name: getattr(options, name) for name in names})
+    model = from_hub(options.model) if options.hub else options.model
+    work = Work.of(model, **{name: getattr(options, name) for name in names})
     card = device_for(options.gpu)
     lines = []
     if options.plan:
