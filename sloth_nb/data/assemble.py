@@ -36,10 +36,11 @@ class Assembly:
         kept, trained_before = [], 0
         for row in rows:
             length = len(row.ids)
-            report.longest = max(report.longest, length)
+            report.lengths.append(length)
             trained = row.count_trained()
             if limit is not None and length > limit:
                 report.truncated += 1
+                report.lost_tokens += length - limit
                 row, trained_before = row.cut(limit), trained
                 trained = row.count_trained()
                 length = limit

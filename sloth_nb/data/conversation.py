@@ -213,7 +213,7 @@ def message_reader(schema: Any) -> Callable[[Mapping[str, Any]], list[dict[str, 
 
 def _turns_reader(turns: str, system: str | None, aliases: Mapping[str, str]) -> Callable:
     def read(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        messages = normalise_messages(row[turns], aliases)
+        messages = normalise_messages(row.get(turns), aliases)
         if system and row.get(system) and messages[:1] and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": str(row[system])})
         return messages
@@ -223,10 +223,10 @@ def _turns_reader(turns: str, system: str | None, aliases: Mapping[str, str]) ->
 
 def _continued_reader(prompt: str, completion: str, aliases: Mapping[str, str]) -> Callable:
     def read(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        asked = row[prompt]
+        asked = row.get(prompt)
         if isinstance(asked, str):
             asked = [{"role": "user", "content": asked}]
-        said = row[completion]
+        said = row.get(completion)
         if isinstance(said, str):
             said = [{"role": "assistant", "content": said}]
         return normalise_messages(asked, aliases) + normalise_messages(said, aliases)
@@ -240,7 +240,9 @@ def _pair_reader(columns: Mapping[str, str]) -> Callable:
     history, reasoning = columns.get("history"), columns.get("reasoning")
 
     def read(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        question, answer = _cell(row, user), _cell(row, assistant)
+        question, answer = row.get(user), row.get(assistant)
+        if type(question) is not str or type(answer) is not str:
+            question, answer = _cell(row, user), _cell(row, assistant)
         if context and (more := _cell(row, context)):
             question = f"{question}\n\n{more}" if question else more
         if not question or question.isspace():

@@ -12,6 +12,7 @@ from sloth_nb.data.conversation import message_reader, read_tools
 from sloth_nb.data.formats import OnError
 from sloth_nb.data.hearing import Hearing
 from sloth_nb.data.mistral import MistralEncoder
+from sloth_nb.data.quality import RowChecks
 from sloth_nb.data.report import DataReport
 from sloth_nb.data.schema import Schema
 from sloth_nb.data.skeleton import FastTemplate
@@ -29,6 +30,12 @@ class RowReader(ABC):
 
     def __init__(self, on_error: OnError, report: DataReport):
         self.on_error, self.report = on_error, report
+        self.checks = RowChecks(report)
+
+    def restart(self) -> None:
+        """Forgets what was counted, for rows that are read again."""
+        self.report.clear()
+        self.checks = RowChecks(self.report)
 
     @abstractmethod
     def encode(self, rows: list[dict[str, Any]], before: int) -> list[Encoded]:
@@ -118,6 +125,7 @@ class ConversationRows(RowReader):
         except SlothError as error:
             self.failed(number, error)
             return None
+        self.checks.see(number, rendered.text, messages)
         for part in self.hearing.unsaid(messages, tools):
             self.report.unsaid[part] = self.report.unsaid.get(part, 0) + 1
         if self.train_on == "assistant":
@@ -159,6 +167,7 @@ class ContinuedRows(RowReader):
                 continue
             prompt = self.bos + "".join(message["content"] for message in asked)
             text = prompt + answer["content"] + self.eos
+            self.checks.see(number, text)
             rendered.append(Rendered(text, [(0 if self.train_on == "all" else len(prompt), len(text))]))
         return self.encoder.conversations(rendered)
 
@@ -189,9 +198,10 @@ class TextRows(RowReader):
     def encode(self, rows: list[dict[str, Any]], before: int) -> list[Encoded]:
         texts = []
         for number, row in enumerate(rows, before + 1):
-            text = row[self.column]
+            text = row.get(self.column)
             if isinstance(text, str) and text.strip():
                 texts.append(text)
+                self.checks.see(number, text)
             else:
                 self.report.drop("empty", f"row {number:,}")
         encoded = self.encoder.plain(texts, closed=self.closed)

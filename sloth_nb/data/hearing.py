@@ -36,13 +36,13 @@ class Hearing:
 
     def unsaid(self, messages: list[dict], tools: list | None = None) -> set[str]:
         """What these messages hold that the template never prints, by its name in ``PARTS``."""
-        held = {"tools"} if tools else set()
+        held = ["tools"] if tools else []
         for message in messages:
             if len(message) > 2:
-                held |= {_NAMES[key] for key in message if key in _NAMES}
+                held += [_NAMES[key] for key in message if key in _NAMES]
             if message["role"] in _NAMES:
-                held.add(_NAMES[message["role"]])
-        return {part for part in held if not self.says(part)}
+                held.append(_NAMES[message["role"]])
+        return {part for part in held if not self.says(part)} if held else set()
 
     def _ask(self, part: str) -> bool | str:
         """Whether ``part`` is printed, or the template's reason to refuse it."""

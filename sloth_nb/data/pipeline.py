@@ -122,7 +122,7 @@ def _streamed(dataset: Any, reader: RowReader, max_length: int | None, packing: 
     """A streaming data set of prepared rows; packs are filled from one batch at a time."""
 
     def rows() -> Iterator[dict[str, list[int]]]:
-        reader.report.clear()
+        reader.restart()
         for before, batch in _batches(dataset):
             reader.report.rows += len(batch)
             part = Assembly(max_length, reader.report)

@@ -105,11 +105,13 @@ class RowEncoder:
             first, last = to_token(start), to_token(end - 1)
             if first is None or last is None or to_chars(first)[0] != start or to_chars(last)[1] != end:
                 return self._in_pieces(row)
-            # A character of several tokens belongs to them all: char_to_token names the first.
-            while first and to_chars(first - 1)[1] > start:
-                first -= 1
-            while (beyond := to_chars(last + 1)) is not None and beyond[0] < end:
-                last += 1
+            # A character of several tokens belongs to them all: char_to_token names one of them.
+            if row.text[start] > "\x7f":
+                while first and to_chars(first - 1)[1] > start:
+                    first -= 1
+            if row.text[end - 1] > "\x7f":
+                while (beyond := to_chars(last + 1)) is not None and beyond[0] < end:
+                    last += 1
             trained.append((first, last + 1))
         return Encoded(encoding.ids, trained)
 
