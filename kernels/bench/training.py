@@ -212,8 +212,18 @@ def prepare(model: Any, who: str, checkpointing: Any) -> Any:
     return model
 
 
-def measure(model: Any, who: str, cases: list[str], args: argparse.Namespace, since: float) -> None:
+def optimiser_of(who: str, args: argparse.Namespace) -> Any:
+    """8-bit AdamW: bitsandbytes', or for sloth_nb its own class over the same kernels."""
     import bitsandbytes as bnb
+
+    if who != "sloth_nb" or args.bnb_optimiser:
+        return bnb.optim.AdamW8bit
+    from sloth_nb.engine.optim import AdamW8bit
+
+    return AdamW8bit
+
+
+def measure(model: Any, who: str, cases: list[str], args: argparse.Namespace, since: float) -> None:
     import torch
 
     if args.cap:
@@ -222,7 +232,7 @@ def measure(model: Any, who: str, cases: list[str], args: argparse.Namespace, si
     model.train()
     base = torch.cuda.memory_allocated()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = bnb.optim.AdamW8bit(parameters, lr=1e-4)
+    optimiser = optimiser_of(who, args)(parameters, lr=1e-4)
     for case in cases:
         batch, length = map(int, case.split("x"))
         gc.collect()
@@ -274,6 +284,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--warm", type=int, default=4)
     parser.add_argument("--cap", type=float, default=0, help="GB that the process may use")
+    parser.add_argument(
+        "--bnb-optimiser", action="store_true", help="sloth_nb, too, steps with bitsandbytes' class"
+    )
     args = parser.parse_intermixed_args()
     args.checkpointing = {"True": True, "False": False}.get(args.checkpointing, args.checkpointing)
     if args.mode == "make":

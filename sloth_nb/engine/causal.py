@@ -61,7 +61,8 @@ class CausalEngine:
         self._adapted = [
             m for m in self.base.layers.modules() if hasattr(m, "lora_A") and hasattr(m, "base_layer")
         ]
-        self._layers: dict[tuple, list[Layer]] = {}
+        self._bounds: dict[tuple, _Bound] = {}
+        self._plans: dict[tuple, StackPlan] = {}
         self._offloader: Offloader | None = None
         self.replays = Replays()
         self.layers()
@@ -69,26 +70,30 @@ class CausalEngine:
     # -- the model as it stands now ----------------------------------------------------------------------------
 
     def _state(self) -> tuple:
-        """Changes whenever an adapter is switched, added, merged, or the mode of its dropout changes."""
-        return tuple(
-            (m.disable_adapters, m.merged, tuple(m.active_adapters), m.training, len(m.lora_A))
-            for m in self._adapted
-        )
+        """Changes whenever an adapter is switched, added or merged, or what is trained changes."""
+        adapters = [(m.disable_adapters, m.merged, m.training, *m.active_adapters) for m in self._adapted]
+        return (tuple(adapters), sum(len(m.lora_A) for m in self._adapted), self._trained())
 
-    def layers(self) -> list[Layer]:
-        """The layers bound to the adapters that are active now.
+    def _trained(self) -> int:
+        return sum(p.requires_grad for layer in self.base.layers for p in layer.parameters())
+
+    def bound(self) -> "_Bound":
+        """The layers bound to the adapters that are active now, and what is trained in them.
 
         Raises:
             Unsupported: an adapter that the engine can't run (dropout, DoRA, several at once).
         """
         state = self._state()
-        if state not in self._layers:
-            if len(self._layers) >= 4:
-                self._layers.clear()
-            self._layers[state] = [
-                Layer(module, spec) for module, spec in zip(self.base.layers, self.specs, strict=True)
-            ]
-        return self._layers[state]
+        if state not in self._bounds:
+            if len(self._bounds) >= 4:
+                self._bounds.clear()
+            layers = [Layer(module, spec) for module, spec in zip(self.base.layers, self.specs, strict=True)]
+            self._bounds[state] = _Bound(layers, [p for layer in layers for p in layer.parameters()])
+        return self._bounds[state]
+
+    def layers(self) -> list[Layer]:
+        """The layers bound to the adapters that are active now."""
+        return self.bound().layers
 
     # -- running -----------------------------------------------------------------------------------------------
 
@@ -102,7 +107,13 @@ class CausalEngine:
 
     def plan(self, tokens: int, length: int) -> StackPlan:
         """Policies for a pass over this many tokens, in sequences of ``length``."""
-        return self.settings.plan(self.config, len(self.specs), tokens, length, self.base.norm.weight)
+        weight = self.base.norm.weight
+        key = (tokens, length, weight.device, weight.dtype)
+        if key not in self._plans:
+            if len(self._plans) >= 256:
+                self._plans.clear()
+            self._plans[key] = self.settings.plan(self.config, len(self.specs), tokens, length, weight)
+        return self._plans[key]
 
     def hidden(self, embeddings: Tensor, call: Call) -> Tensor:
         """(batch, length, hidden) embeddings → hidden states after the last norm."""
@@ -213,11 +224,12 @@ class CausalEngine:
             inputs["cu_seqlens"] = _pad_edges(seqs.cu_seqlens)
         longest = next_power_of_2(seqs.length) if seqs.packed else seqs.length
         plan = self.plan(ids.numel(), longest)
-        parameters = [p for layer in self.layers() for p in layer.parameters()]
+        bound = self.bound()
         shape = tuple((name, tuple(tensor.shape)) for name, tensor in inputs.items())
-        key = (shape, longest, self._state(), str(plan), tuple(p.data_ptr() for p in parameters))
+        places = tuple(p.data_ptr() for p in bound.parameters)
+        key = (shape, longest, id(bound), id(plan), places)
         replay: Replay | None = self.replays.get(
-            key, parameters, inputs, lambda buffers: CausalStep(self, plan, longest, buffers)
+            key, bound.parameters, inputs, lambda buffers: CausalStep(self, plan, longest, buffers)
         )
         return None if replay is None else replay.run(inputs)
 
@@ -247,6 +259,14 @@ class CausalEngine:
         if embeddings is None:
             embeddings = self.base.embed_tokens(read.input_ids)
         return self.hidden(embeddings, read.call)
+
+
+@dataclass
+class _Bound:
+    """Layers as they are bound in one state of the adapters, and the parameters trained in them, in order."""
+
+    layers: list[Layer]
+    parameters: list[nn.Parameter]
 
 
 @dataclass

@@ -6,6 +6,7 @@ copy; a second backward before the optimiser (accumulation) first moves the earl
 
 import weakref
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,11 @@ class ManualStep(Protocol):
     def forward(self, inputs: dict[str, Tensor]) -> Tensor: ...
 
     def backward(self, dloss: Tensor) -> None: ...
+
+
+@lru_cache(maxsize=16)
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 class _Pending:
@@ -37,7 +43,8 @@ class Replay:
 
     def _capture(self, step: ManualStep) -> None:
         device = self.inputs["input_ids"].device
-        main, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+        # One stream for all captures: cuBLAS keeps a workspace of 32 MB for every stream it has seen.
+        main, side = torch.cuda.current_stream(device), _capture_stream(device)
         side.wait_stream(main)
         with torch.cuda.stream(side), torch.no_grad():
             # Once as usual: kernels are compiled, libraries make their handles, pinned buffers come into being.
@@ -49,9 +56,9 @@ class Replay:
         pool = torch.cuda.graph_pool_handle()
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.no_grad():
-            with torch.cuda.graph(self._forward, pool=pool):
+            with torch.cuda.graph(self._forward, pool=pool, stream=side):
                 self._loss = step.forward(self.inputs)
-            with torch.cuda.graph(self._backward, pool=pool):
+            with torch.cuda.graph(self._backward, pool=pool, stream=side):
                 step.backward(self._dloss)
 
     @property

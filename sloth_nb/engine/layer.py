@@ -22,6 +22,9 @@ from .spec import LayerSpec
 
 __all__ = ["Batch", "Layer", "Tape"]
 
+# Tokens from which an MLP's dequantised weights are held between their uses.
+_HOLD_FROM = 1024
+
 
 @dataclass
 class Batch:
@@ -55,6 +58,26 @@ class Tape:
     middle: Tensor | None = None
     gate_up: Tensor | None = None
     low_rank: dict[str, Tensor | None] = field(default_factory=dict)
+
+
+class _Held:
+    """A group's weights within one pass of the MLP: dequantised once when many tokens use them, else each time.
+
+    With few tokens the weights are by far the largest thing in memory, and dequantising them again costs little.
+    """
+
+    def __init__(self, group: Group, dtype: torch.dtype, batch: Batch):
+        self.group, self.dtype = group, dtype
+        self.keep = batch.seqs.tokens > _HOLD_FROM
+        self._weights: Weights | None = None
+
+    def get(self, *, forward: bool = True) -> Weights:
+        if self._weights is not None:
+            return self._weights
+        weights = self.group.weights(self.dtype, forward=forward)
+        if self.keep:
+            self._weights = weights
+        return weights
 
 
 class Layer:
@@ -109,30 +132,40 @@ class Layer:
 
     # -- forward --------------------------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor, batch: Batch, tape: Tape, *, hold_gate_up: bool = False) -> Tensor:
+    def forward(self, x: Tensor, batch: Batch, tape: Tape, held: frozenset[str] = frozenset()) -> Tensor:
         """(tokens, hidden) → (tokens, hidden). Fills ``tape`` with what a backward wants.
 
-        gate_up, the widest, is made for all tokens at once only when it is to be held.
+        gate_up, the widest, is made for all tokens at once only when it is to be ``held``; the middle is overwritten
+        by the output unless it is.
         """
         self.refresh(x)
         tape.input = x
         y = self._attend(x, batch, tape)
-        out = torch.empty_like(x)
-        gate_up = x.new_empty(x.shape[0], self.gate_up.out_features) if hold_gate_up else None
-        weights = self.gate_up.weights(x.dtype), self.down.weights(x.dtype)
+        if "middle" in held:
+            out = torch.empty_like(x)
+        else:
+            out, tape.middle = y, None
+        gate_up = x.new_empty(x.shape[0], self.gate_up.out_features) if "gate_up" in held else None
+        weights = _Held(self.gate_up, x.dtype, batch), _Held(self.down, x.dtype, batch)
         for tile in batch.tiles(x.shape[0]):
-            self._mlp(y[tile], weights, out[tile], None if gate_up is None else gate_up[tile])
+            part = y[tile]
+            into = part if out is y else out[tile]
+            self._mlp(part, weights, into, None if gate_up is None else gate_up[tile])
         tape.gate_up = gate_up
         self.release()
         return out
 
-    def _norm(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return rms_norm_forward(x, weight.detach(), self.spec.eps, zero_centred=self.spec.zero_centred)
+    def _norm(self, x: Tensor, weight: Tensor, into: Group | None = None) -> tuple[Tensor, Tensor]:
+        """x's norm, as the input of the group ``into`` when given, and the reciprocals that its backward takes."""
+        out = None if into is None else into.input_buffer(x.shape[0], x)
+        return rms_norm_forward(
+            x, weight.detach(), self.spec.eps, zero_centred=self.spec.zero_centred, out=out
+        )
 
     def _attend(self, x: Tensor, batch: Batch, tape: Tape) -> Tensor:
         """The attention half, up to y; takes from the tape what is there and leaves there what it made."""
         if tape.qkv is None:
-            normed, _ = self._norm(x, self.attention_norm)
+            normed, _ = self._norm(x, self.attention_norm, self.qkv)
             tape.qkv, _ = self.qkv.forward(normed, self.qkv.weights(x.dtype))
             del normed
             if self.query_norm is None:
@@ -152,15 +185,15 @@ class Layer:
         out, _ = self.output.forward(attention, weights)
         return self._norm(out, self.attention_post_norm)[0].add_(x)
 
-    def _mlp(self, y: Tensor, weights: tuple[Weights, Weights], out: Tensor, gate_up: Tensor | None) -> None:
+    def _mlp(self, y: Tensor, weights: tuple["_Held", "_Held"], out: Tensor, gate_up: Tensor | None) -> None:
         """The MLP half of one tile, written into ``out``; gate and up into ``gate_up`` where it is held."""
-        normed, _ = self._norm(y, self.mlp_norm)
-        gate_up, _ = self.gate_up.forward(normed, weights[0], out=gate_up)
+        normed, _ = self._norm(y, self.mlp_norm, self.gate_up)
+        gate_up, _ = self.gate_up.forward(normed, weights[0].get(), out=gate_up)
         h = glu_forward(*split_gate_up(gate_up), self.spec.activation)
         if self.mlp_post_norm is None:
-            self.down.forward(h, weights[1], residual=y, out=out)
+            self.down.forward(h, weights[1].get(), residual=y, out=out)
         else:
-            m, _ = self.down.forward(h, weights[1])
+            m, _ = self.down.forward(h, weights[1].get())
             torch.add(self._norm(m, self.mlp_post_norm)[0], y, out=out)
 
     def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,7 +233,7 @@ class Layer:
         x = tape.input
         self.refresh(x)
         y = self._attend(x, batch, tape)
-        weights = self.gate_up.weights(x.dtype), self.down.weights(x.dtype)
+        weights = _Held(self.gate_up, x.dtype, batch), _Held(self.down, x.dtype, batch)
         for tile in batch.tiles(x.shape[0]):
             kept = None if tape.gate_up is None else tape.gate_up[tile]
             self._mlp_backward(dx[tile], y[tile], kept, weights, grads)
@@ -223,23 +256,23 @@ class Layer:
         return dx
 
     def _mlp_backward(
-        self, dx: Tensor, y: Tensor, gate_up: Tensor | None, weights: tuple[Weights, Weights], grads: Grads
+        self, dx: Tensor, y: Tensor, gate_up: Tensor | None, weights: tuple["_Held", "_Held"], grads: Grads
     ) -> None:
-        normed, rstd = self._norm(y, self.mlp_norm)
+        normed, rstd = self._norm(y, self.mlp_norm, self.gate_up)
         if gate_up is None:
-            gate_up, t = self.gate_up.forward(normed, weights[0])
+            gate_up, t = self.gate_up.forward(normed, weights[0].get())
         else:
             t = self.gate_up.low_rank_input(normed)
         gate, up = split_gate_up(gate_up)
         dm, h = dx, None
         if self.mlp_post_norm is not None:
             h = glu_forward(gate, up, self.spec.activation)
-            m, t_down = self.down.forward(h, weights[1])
+            m, t_down = self.down.forward(h, weights[1].get())
             _, m_rstd = self._norm(m, self.mlp_post_norm)
             dm = self._through_norm(dx, m, self.mlp_post_norm, m_rstd, grads)
             del m
         dt_down = self.down.backward_low_rank(dm)
-        dh = self.down.backward_input(dm, dt_down, weights[1])
+        dh = self.down.backward_input(dm, dt_down, weights[1].get(forward=False))
         # The gradients of gate and up replace them; h comes again in place of its own gradient.
         glu_backward(dh, gate, up, self.spec.activation, dgate=gate, dup=up, h=dh if h is None else None)
         if h is None:
@@ -249,7 +282,7 @@ class Layer:
         del dh, h, dm
         dt = self.gate_up.backward_low_rank(gate_up)
         self.gate_up.backward_parameters(gate_up, dt, normed, t, grads)
-        dnormed = self.gate_up.backward_input(gate_up, dt, weights[0])
+        dnormed = self.gate_up.backward_input(gate_up, dt, weights[0].get(forward=False))
         self._through_norm(dnormed, y, self.mlp_norm, rstd, grads, into=dx)
 
     def _attention_backward(
@@ -286,7 +319,7 @@ class Layer:
         dt = self.qkv.backward_low_rank(dqkv)
         self.qkv.backward_parameters(dqkv, dt, normed, t, grads)
         if need_input or grads.wants(self.attention_norm):
-            dnormed = self.qkv.backward_input(dqkv, dt, self.qkv.weights(dx.dtype))
+            dnormed = self.qkv.backward_input(dqkv, dt, self.qkv.weights(dx.dtype, forward=False))
             self._through_norm(dnormed, tape.input, self.attention_norm, rstd, grads, into=dx)
 
     def _rotate_back(

@@ -16,6 +16,9 @@ from .spec import Unsupported
 
 __all__ = ["Group", "Projection", "Weights"]
 
+# Output over input width from which adding the adapters in a second pass over the output costs more than widening.
+_WIDEN_FROM = 4
+
 
 @dataclass
 class Projection:
@@ -93,9 +96,14 @@ def _kind_of(base: nn.Module) -> str:
 
 @dataclass
 class Weights:
-    """A group's base weights in the compute dtype: (weight (rows, in), where its rows stand in the output)."""
+    """A group's base weights in the compute dtype: (weight (rows, in), where its rows stand in the output).
+
+    ``widened``, (out, in + rank), is the same weight with scaling * B beside it, each in its projection's columns: one
+    product with an input that x A^T has been written beside adds base and adapters in one pass over the output.
+    """
 
     parts: list[tuple[Tensor, slice]]
+    widened: Tensor | None = None
 
 
 @dataclass
@@ -144,8 +152,16 @@ class Group:
 
     # -- base weights ---------------------------------------------------------------------------------------------
 
-    def weights(self, dtype: torch.dtype) -> Weights:
-        """Dequantises into one buffer (released with the returned object); dense weights are used where they lie."""
+    @property
+    def widens(self) -> bool:
+        """Whether the forward goes through a widened weight: where the output is much wider than the input."""
+        return self.quantised and self.rank > 0 and self.out_features >= _WIDEN_FROM * self.in_features
+
+    def weights(self, dtype: torch.dtype, *, forward: bool = True) -> Weights:
+        """Dequantises into one buffer (released with the returned object); dense weights are used where they lie.
+
+        Without ``forward`` they serve a backward only, and are not widened.
+        """
         if not self.quantised:
             parts = [
                 (p.base.weight.detach().to(dtype), rows)
@@ -153,10 +169,23 @@ class Group:
             ]
             return Weights(parts)
         device = self.projections[0].base.weight.device
-        buffer = torch.empty(self.out_features, self.in_features, dtype=dtype, device=device)
+        extra = self.rank if forward and self.widens else 0
+        buffer = torch.empty(self.out_features, self.in_features + extra, dtype=dtype, device=device)
+        weight, beside = buffer[:, : self.in_features], buffer[:, self.in_features :]
         for p, rows in zip(self.projections, self._rows, strict=True):
-            _dequantise(p, buffer[rows])
-        return Weights([(buffer, slice(0, self.out_features))])
+            _dequantise(p, weight[rows])
+        if extra:
+            if len(self.projections) > 1:
+                beside.zero_()
+            for p, rows, ranks in zip(self.projections, self._rows, self._ranks, strict=True):
+                if p.rank:  # scaled in the parameter's precision, rounded once
+                    torch.mul(p.lora_b.detach(), p.scaling, out=beside[rows, ranks])
+        return Weights([(weight, slice(0, self.out_features))], buffer if extra else None)
+
+    def input_buffer(self, tokens: int, like: Tensor) -> Tensor:
+        """(tokens, in), for the group's input to be written into; with room beside it when the weight is widened."""
+        extra = self.rank if self.widens else 0
+        return like.new_empty(tokens, self.in_features + extra)[:, : self.in_features]
 
     # -- products -------------------------------------------------------------------------------------------------
 
@@ -167,21 +196,36 @@ class Group:
     def forward(
         self, x: Tensor, weights: Weights, *, residual: Tensor | None = None, out: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """(tokens, in) → (tokens, out) plus ``residual``; also the low-rank input, for the backward."""
+        """(tokens, in) → (tokens, out) plus ``residual``; also the low-rank input, for the backward.
+
+        With a widened weight, x must have come from ``input_buffer``. ``residual`` may be ``out`` itself.
+        """
         y = x.new_empty(x.shape[0], self.out_features) if out is None else out
+        if weights.widened is not None:
+            beside = x.as_strided((x.shape[0], self.in_features + self.rank), x.stride())
+            t = torch.mm(x, self.a.t(), out=beside[:, self.in_features :])
+            torch.mm(beside, weights.widened.t(), out=y)
+            self._add_biases(y)
+            return y, t
         for weight, rows in weights.parts:
             target = y[:, rows]
             if residual is None:
                 torch.mm(x, weight.t(), out=target)
+            elif residual is out:  # added in place, where addmm would copy first
+                target.addmm_(x, weight.t())
             else:
                 torch.addmm(residual[:, rows], x, weight.t(), out=target)
         t = self.low_rank_input(x)
         for p, rows, ranks, b in zip(self.projections, self._rows, self._ranks, self.b, strict=True):
-            if p.bias is not None:
-                y[:, rows] += p.bias.detach().to(y.dtype)
             if b is not None:
                 y[:, rows].addmm_(t[:, ranks], b.t(), alpha=p.scaling)
+        self._add_biases(y)
         return y, t
+
+    def _add_biases(self, y: Tensor) -> None:
+        for p, rows in zip(self.projections, self._rows, strict=True):
+            if p.bias is not None:
+                y[:, rows] += p.bias.detach().to(y.dtype)
 
     def backward_low_rank(self, dy: Tensor) -> Tensor | None:
         """The gradient of the low-rank input, (tokens, sum of ranks)."""

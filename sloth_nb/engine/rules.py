@@ -16,8 +16,9 @@ __all__ = ["Settings", "StackPlan", "offload_policies"]
 _OFFLOAD_FROM = 1024
 # A tile of gate and up: big enough to keep the matrix units busy, small beside the weights.
 _TILE_BYTES = 128 << 20
-# Of the time that a layer computes, what copying may fill; of the host's free memory, what may be pinned.
-_LINK_SHARE, _HOST_SHARE = 0.8, 0.4
+# A layer's forward runs at this share of the measured matrix rate (norms, gates and dequantisation are between);
+# of that time copying may fill this much; of the host's free memory so much may be pinned.
+_EFFICIENCY, _LINK_SHARE, _HOST_SHARE = 0.75, 0.95, 0.4
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,12 @@ class Settings:
             return self.mlp_tile
         if not on_gpu(like) or all("gate_up" in p.held for p in policies):
             return None
-        tile = max(1024, _TILE_BYTES // (2 * config.intermediate_size * like.element_size()))
-        tile -= tile % 256
-        return None if tile >= tokens else tile
+        most = max(1024, _TILE_BYTES // (2 * config.intermediate_size * like.element_size()))
+        if tokens <= most:
+            return None
+        # Equal tiles, in steps that fill the matrix units: no short one at the end.
+        even = -(-tokens // -(-tokens // most))
+        return -(-even // 128) * 128
 
 
 @lru_cache(maxsize=1)
@@ -103,7 +107,8 @@ def offload_policies(
     A byte moved saves about as many operations whichever tensor it is of, so the order is by size. The last layer's
     backward comes at once: what it holds stays on the device, but for the wide gate_up.
     """
-    hidden_bytes = min(flops / speed.flops * speed.link * _LINK_SHARE, host_bytes / max(layers, 1))
+    seconds = flops / (_EFFICIENCY * speed.flops)
+    hidden_bytes = min(seconds * speed.link * _LINK_SHARE, host_bytes / max(layers, 1))
     moved = ["input", "attention"]
     room = hidden_bytes - sum(sizes[name] for name in moved)
     for name in ("middle", "qkv"):

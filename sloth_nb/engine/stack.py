@@ -61,8 +61,7 @@ class Segment:
     def forward(self, x: Tensor) -> Tensor:
         for i in self.span:
             tape = Tape()
-            hold_gate_up = "gate_up" in self.stack.policies[i].held
-            x = self.stack.layers[i].forward(x, self.batch, tape, hold_gate_up=hold_gate_up)
+            x = self.stack.layers[i].forward(x, self.batch, tape, self.stack.policies[i].held)
             self._hold(i, tape)
         if self.stack.offloader:
             self.stack.offloader.settle()

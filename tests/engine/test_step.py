@@ -4,6 +4,7 @@ import pytest
 import torch
 from families import CONFIGS, adapted_model, batch, step
 
+from sloth_nb.engine import rules
 from sloth_nb.engine.device import DeviceSpeed
 from sloth_nb.engine.policy import activation_bytes
 from sloth_nb.engine.rules import offload_policies
@@ -52,8 +53,8 @@ def test_a_slow_link_moves_only_inputs_and_attention():
 
 
 def test_a_fast_link_moves_everything_and_some_layers_gate_up():
-    seconds = (sum(SIZES.values()) - SIZES["gate_up"] / 2) / 0.8 / 1e9
-    policies = moved(flops=seconds * 1e12)
+    seconds = (sum(SIZES.values()) - SIZES["gate_up"] / 2) / (1e9 * rules._LINK_SHARE)
+    policies = moved(flops=seconds * 1e12 * rules._EFFICIENCY)
     wide = [i for i, p in enumerate(policies) if "gate_up" in p.host]
     assert len(wide) == 4 and wide == [0, 1, 3, 5]
     assert all({"input", "attention", "middle", "qkv"} <= p.held for p in policies)
