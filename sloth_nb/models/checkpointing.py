@@ -1,35 +1,60 @@
-"""Gradient checkpointing on one model: recompute activations in the backward instead of keeping them."""
+"""What a model keeps for its backward: the engine's policies, or transformers' checkpointing where it can't run."""
 
 from typing import Any
 
+from sloth_nb.engine.policy import LayerPolicy, policy_of
 from sloth_nb.errors import ModelError
+
+from .install import install
+from .report import Report
 
 __all__ = ["set_checkpointing"]
 
 _MODES = (True, False, "unsloth", "sloth")
 
 
-def set_checkpointing(model: Any, mode: bool | str) -> None:
-    """Turns gradient checkpointing on or off; the only place that does.
+def set_checkpointing(model: Any, mode: "bool | str | LayerPolicy | list[str | LayerPolicy]") -> Report:
+    """Installs the engine with this checkpointing; the only place that does.
+
+    transformers' own checkpointing is switched alongside: it serves the calls that the engine leaves to the model
+    (left padding, say), and all of them where the engine can't be installed. The engine's layers never pass through
+    it, so nothing is recomputed twice.
 
     Args:
-        mode: True, "unsloth" or "sloth" to recompute each decoder layer in the backward; False to keep
-            activations.
+        mode: False keeps all activations; True recomputes; "sloth" or "unsloth" also moves them to the host; or a
+            policy of the engine ("keep", "recompute", "lean", "offload"), for all layers or one each.
+    Returns:
+        The engine's report; the reason is in it when the model is left to transformers.
     Raises:
         ModelError: another mode, or a model whose layers can't be recomputed.
     """
-    if mode not in _MODES:
-        raise ModelError(
-            f"use_gradient_checkpointing={mode!r} is not known. Known: {', '.join(map(repr, _MODES))}."
-        )
-    if not mode:
+    _check(mode)
+    report = install(model, mode)
+    keep_all = mode is False or mode == "keep"
+    if keep_all:
         _method(model, "disable")()
-        return
+        return report
     model.config.use_cache = False  # a cache can't be recomputed; transformers would say so at every start
     try:
         _method(model, "enable")({"use_reentrant": False})
     except ValueError as error:
+        if report.installed:
+            return report
         raise ModelError(f"{error} Pass use_gradient_checkpointing=False.") from error
+    return report
+
+
+def _check(mode: Any) -> None:
+    if not isinstance(mode, list) and mode in _MODES:
+        return
+    try:
+        for one in mode if isinstance(mode, list) else [mode]:
+            policy_of(one)
+    except (TypeError, ValueError) as error:
+        known = ", ".join(map(repr, _MODES))
+        raise ModelError(
+            f"use_gradient_checkpointing={mode!r} is not known. Known: {known}, or a policy of the engine ({error})."
+        ) from error
 
 
 def _method(model: Any, verb: str) -> Any:
