@@ -185,14 +185,15 @@ class CausalEngine:
             return original(*args, **kwargs)
         arguments = dict(kwargs)
         labels, shifted = arguments.pop("labels", None), arguments.pop("shift_labels", None)
-        items = arguments.pop("num_items_in_batch", None)
+        items, positions = arguments.pop("num_items_in_batch", None), arguments.pop("logits_to_keep", 0)
         try:
             head = self.head()
             read = self._read(arguments)
             targets = _next_token(labels) if shifted is None else shifted
-            replayed = self._replay(read, targets, items)
+            everywhere = isinstance(positions, int) and positions == 0
+            replayed = self._replay(read, targets, items) if everywhere else None
             if replayed is None:
-                hidden = self._hidden_of(read)
+                hidden = _at(self._hidden_of(read), positions)
         except NotForEngine as reason:
             self.left_to_model[str(reason)] += 1
             return original(**kwargs)
@@ -276,6 +277,11 @@ class _Read:
     input_ids: Tensor | None
     embeddings: Tensor | None
     call: Call
+
+
+def _at(hidden: Tensor, positions: int | Tensor) -> Tensor:
+    """Hidden states where ``logits_to_keep`` asks for them: the last n positions (0: all), or those listed."""
+    return hidden[:, slice(-positions, None) if isinstance(positions, int) else positions]
 
 
 def _next_token(labels: Tensor) -> Tensor:

@@ -140,6 +140,16 @@ def test_gradients_accumulate_over_micro_batches_with_evaluation_between():
     assert_same(accumulate(), wanted)
 
 
+def test_a_loss_at_chosen_positions_only():
+    model, ids = adapted_model("llama"), batch()["input_ids"]
+    chosen = torch.tensor([2, 7, 11])
+    inputs = {"input_ids": ids, "logits_to_keep": chosen, "labels": ids, "shift_labels": ids[:, chosen + 1]}
+    wanted = step(model, **inputs)
+    install(model)
+    assert_same(step(model, **inputs), wanted)
+    assert not engine_of(model).left_to_model
+
+
 def test_a_second_backward_through_one_forward_is_refused_by_name():
     model = adapted_model("llama")
     install(model)
