@@ -75,12 +75,16 @@ class _Search:
         self.cheap = sorted(cheap, key=lambda step: step.weight)
         self.dear = sorted(dear, key=lambda step: step.weight)
         self.found: list[Change] = []
+        self._known: dict[tuple[int, ...], Estimate] = {}
 
     def estimate(self, steps: tuple[_Step, ...]) -> Estimate:
-        options: dict[str, object] = {}
-        for step in steps:
-            options |= step.options
-        return estimate_work(self.work.but(**options), self.gpu)
+        key = tuple(map(id, steps))
+        if key not in self._known:
+            options: dict[str, object] = {}
+            for step in steps:
+                options |= step.options
+            self._known[key] = estimate_work(self.work.but(**options), self.gpu)
+        return self._known[key]
 
     def fits(self, steps: tuple[_Step, ...]) -> bool:
         return self.estimate(steps).total <= self.budget
@@ -101,7 +105,7 @@ class _Search:
         queue = [(step.weight, (index,)) for index, step in enumerate(self.cheap)]
         heapify(queue)
         answered: list[tuple[int, ...]] = []
-        for _ in range(20):
+        for _ in range(12):
             if not queue or len(self.found) >= count:
                 return
             weight, chosen = heappop(queue)

@@ -5,6 +5,7 @@ in step with the engine: the dry run, which runs the real code on fake tensors, 
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 from sloth_nb.catalog import Block
 from sloth_nb.memory.attention import attention_cost, attention_kernel
@@ -101,6 +102,7 @@ class _Sizes:
         return tokens * self.ranks[group] * self.item
 
 
+@cache
 def _group(name: str) -> str:
     name = name.rsplit(".", 1)[-1]
     if name in ("q_proj", "k_proj", "v_proj", "qkv_proj"):

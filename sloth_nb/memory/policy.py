@@ -45,9 +45,11 @@ NAMED = {
     "offload-all": Policy((), NAMES),
 }
 
-# As in engine/rules.py: the share of a layer's time that copying may fill, what of it is worth a trip, and how
-# large a tile of gate and up is by itself.
-LINK_SHARE, OFFLOAD_FROM, TILE_BYTES = 0.8, 1024, 128 << 20
+# As in engine/rules.py (a test holds the two together): at what share of its products' rate a layer's forward
+# runs, how much of that time copying may fill, from how many tokens on it is worth a trip, and how large a tile
+# of gate and up may be.
+EFFICIENCY, LINK_SHARE, OFFLOAD_FROM, TILE_BYTES = 0.75, 0.95, 1024, 128 << 20
+PRODUCTS = 0.72  # of a card's dense peak, that large products reach
 
 
 def tape_bytes(block: Block, tokens: int, item: int = 2) -> dict[str, int]:
@@ -91,7 +93,8 @@ def sloth_policies(
     query, narrow = block.heads * block.head_dim, block.kv_heads * block.head_dim
     weights = block.hidden * (2 * query + 2 * narrow + 3 * block.active_ffn)
     flops = 2.0 * tokens * (weights + length * query)
-    copied = flops / (0.72 * gpu.tflops_16 * 1e12) * gpu.host_gbps * 1e9 * LINK_SHARE
+    seconds = flops / (EFFICIENCY * PRODUCTS * gpu.tflops_16 * 1e12)
+    copied = seconds * gpu.host_gbps * 1e9 * LINK_SHARE
     budget = min(copied, host_bytes / max(layers, 1))
     moved, wide = _moved_and_wide(tuple(sizes[name] for name in NAMES), budget, layers)
     policies = [Policy((), moved)] * (layers - 1)
@@ -102,11 +105,15 @@ def sloth_policies(
 
 def automatic_tile(block: Block, tokens: int, policies: tuple[Policy, ...]) -> int | None:
     """The tokens of an MLP tile when nobody says: none where every layer holds gate and up anyway."""
-    if all("gate_up" in policy.held for policy in set(policies)):
+    if all(
+        "gate_up" in policy.held for policy in dict(zip(map(id, policies), policies, strict=True)).values()
+    ):
         return None
-    tile = max(1024, TILE_BYTES // (4 * block.active_ffn))
-    tile -= tile % 256
-    return None if tile >= tokens else tile
+    most = max(1024, TILE_BYTES // (4 * block.active_ffn))
+    if tokens <= most:
+        return None
+    even = -(-tokens // -(-tokens // most))
+    return -(-even // 128) * 128
 
 
 def named(policy: str) -> Policy:

@@ -7,12 +7,11 @@ copies at the link's, and never less than the launches take. Shares of the data 
 from dataclasses import dataclass
 
 from sloth_nb.catalog import GPU, Block
-from sloth_nb.memory.policy import Policy, tape_bytes
+from sloth_nb.memory.policy import PRODUCTS, Policy, tape_bytes
 from sloth_nb.memory.work import Work
 
 __all__ = ["LayerTime", "layer_time", "step_seconds"]
 
-PRODUCTS = 0.72  # of the dense peak
 ATTENTION = 0.45
 LOW_RANK = 0.20  # products with a side of a few dozen
 MEMORY = 0.80

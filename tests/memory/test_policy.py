@@ -1,0 +1,54 @@
+"""The memory model's policies are the engine's, by name, by size and by rule."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoConfig
+
+from sloth_nb import catalog
+from sloth_nb.engine import policy as engine
+from sloth_nb.engine.device import DeviceSpeed
+from sloth_nb.engine.rules import Settings, _layer_flops, offload_policies
+from sloth_nb.memory.policy import NAMED, NAMES, PRODUCTS, automatic_tile, sloth_policies, tape_bytes
+
+H200 = catalog.gpu("H200")
+INFO = catalog.find("llama-3.1-8b")
+BLOCK = INFO.shape.blocks[0]
+CONFIG = AutoConfig.for_model(**INFO.config)
+
+
+@pytest.mark.parametrize("name", ["keep", "recompute", "lean", "offload"])
+def test_a_name_means_the_same_to_both(name):
+    theirs = engine.policy_of(name)
+    assert (frozenset(NAMED[name].device), frozenset(NAMED[name].host)) == (theirs.device, theirs.host)
+    assert NAMES == engine.NAMES
+
+
+def test_both_count_the_same_bytes():
+    assert tape_bytes(BLOCK, 4096) == engine.activation_bytes(CONFIG, 4096)
+
+
+@settings(max_examples=60, deadline=None)
+@given(batch=st.integers(1, 8), length=st.integers(128, 65536), host=st.sampled_from([1e9, 40e9, 1e15]))
+def test_the_rule_for_sloth_is_the_engines(batch, length, host):
+    tokens = batch * length
+    ours = sloth_policies(BLOCK, 32, tokens, length, H200, host)
+    if tokens < 1024:
+        assert set(ours) == {NAMED["lean"]}
+        return
+    speed = DeviceSpeed(PRODUCTS * H200.tflops_16 * 1e12, H200.host_gbps * 1e9)
+    sizes = engine.activation_bytes(CONFIG, tokens)
+    theirs = offload_policies(sizes, _layer_flops(CONFIG, tokens, length), 32, speed, host)
+    assert [(frozenset(p.device), frozenset(p.host)) for p in ours] == [(p.device, p.host) for p in theirs]
+
+
+@pytest.mark.parametrize("tokens", [512, 2048, 5000, 65536])
+@pytest.mark.parametrize("name", ["keep", "lean", "offload"])
+def test_tiles_are_the_engines(tokens, name):
+    import torch
+    from sloth_nb_kernels.launch import pretend
+
+    with pretend((9, 0)):
+        like = torch.empty(1, dtype=torch.bfloat16)
+        theirs = Settings()._tile(CONFIG, [engine.policy_of(name)] * 32, tokens, like)
+    assert automatic_tile(BLOCK, tokens, (NAMED[name],) * 32) == theirs
