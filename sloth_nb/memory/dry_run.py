@@ -47,6 +47,8 @@ def dry_run(work: Work, gpu: GPU) -> Estimate:
         raise TrainingError(
             "The dry run is of this package's engine; for engine='hf' there are the formulas."
         )
+    if gpu.is_cpu:  # its plain kernels look at values, which fake tensors have not
+        raise TrainingError("The dry run is of a card's kernels; for a CPU there are the formulas.")
     config = text_config(work.model)
     kinds = layer_kinds(config)
     if len(kinds) != work.model.shape.layers:
@@ -101,10 +103,7 @@ def _enter(stack: ExitStack, gpu: GPU) -> FakeAllocator:
 
 @contextmanager
 def _pretending(gpu: GPU) -> Iterator[None]:
-    """This card's kernels are taken and not launched. On a CPU the plain ones run, on fake tensors."""
-    if gpu.is_cpu:
-        yield
-        return
+    """This card's kernels are taken and not launched."""
     from sloth_nb_kernels.launch import pretend
 
     major = int(gpu.capability)

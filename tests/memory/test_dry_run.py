@@ -87,6 +87,8 @@ def test_the_torch_optimiser_is_counted_as_cuda_runs_it():
 def test_what_it_cannot_run_is_refused_with_the_reason():
     with pytest.raises(ModelError, match="whisper-tiny"):
         dry_run(Work.of("whisper-tiny"), H200)
+    with pytest.raises(TrainingError, match="CPU"):
+        dry_run(Work.of("smollm2-135m-instruct"), catalog.cpu(16))
     with pytest.raises(TrainingError, match="formulas"):
         dry_run(Work.of("smollm2-135m-instruct", engine="hf"), H200)
 
