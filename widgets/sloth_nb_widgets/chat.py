@@ -1,5 +1,6 @@
 """Chat: talk to a model in the notebook, with and without its adapter, while its answer is being written."""
 
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -186,7 +187,7 @@ class Chat(Panel):
     # What there is to see -----------------------------------------------------------------------------------
 
     def _header(self) -> Markup:
-        name = PurePath(str(getattr(getattr(self.model, "config", None), "_name_or_path", "") or "")).name
+        name = _name_of(self.model)
         badge = element("span", name, class_="sloth-badge") if name else None
         return element("div", element("h3", self.heading), badge, class_="sloth-head")
 
@@ -241,6 +242,13 @@ class Chat(Panel):
 
     def _text(self) -> str:
         return str(self.conversation)
+
+
+def _name_of(model: Any) -> str:
+    """What a person called the model, without the folders of this machine."""
+    settings = sys.modules.get("sloth_nb.models.settings")  # loaded, if from_pretrained made the model
+    given = settings.settings_of(model).name if settings else ""
+    return PurePath(given or str(getattr(getattr(model, "config", None), "_name_or_path", ""))).name
 
 
 def _nothing_said() -> widgets.HTML:
