@@ -16,6 +16,10 @@ from sloth_nb.memory.work import Work
 __all__ = ["LayerCost", "layer_cost"]
 
 
+# As in engine/linear.py and engine/layer.py.
+WIDEN_FROM, HOLD_FROM = 4, 1024
+
+
 @dataclass(frozen=True)
 class LayerCost:
     """Bytes of one layer under one policy.
@@ -52,7 +56,7 @@ def layer_cost(
     if "attention" in policy.host:  # the log-sum-exp stays
         held, host = held + sizes.attention.saved, host - sizes.attention.saved
     coming = sum(sizes.tape[name] for name in below.host) if below else 0
-    return LayerCost(held, host, _forward(sizes, "gate_up" in policy.held), _backward(sizes, policy, coming))
+    return LayerCost(held, host, _forward(sizes, policy), _backward(sizes, policy, coming))
 
 
 class _Sizes:
@@ -77,17 +81,25 @@ class _Sizes:
         self.tape = tape_bytes(block, tokens, item)
         self.ffns = 2 if block.gated else 1
 
-        small = work.method in ("qlora", "lora-8bit")
-        groups: dict[str, int] = {"qkv": 0, "output": 0, "gate_up": 0, "down": 0}
-        for linear in block.linears:
-            groups[_group(linear.name)] += linear.weights * item
-        self.buffer = groups if small else dict.fromkeys(groups, 0)
-
+        groups = ("qkv", "output", "gate_up", "down")
         wrapped = work.model.shape.adapted(work.targets) if work.lora else []
         mine = [linear for owner, linear in wrapped if owner is block]
         self.ranks = dict.fromkeys(groups, 0)
         for linear in mine:
             self.ranks[_group(linear.name)] += work.rank
+        sides = {group: [0, 0] for group in groups}
+        for linear in block.linears:
+            side = sides[_group(linear.name)]
+            side[0], side[1] = linear.inputs, side[1] + linear.outputs
+        small = work.method in ("qlora", "lora-8bit")
+        # A much wider output: the adapters' B stands beside the weight, and x A^T beside the input.
+        self.beside = {
+            g: self.ranks[g] if small and o >= WIDEN_FROM * i else 0 for g, (i, o) in sides.items()
+        }
+        self.buffer = {g: i * o * item if small else 0 for g, (i, o) in sides.items()}
+        self.wide_buffer = {g: (i + self.beside[g]) * o * item if small else 0 for g, (i, o) in sides.items()}
+        # With few tokens the MLP's weights are dequantised for each use, not held between them.
+        self.holds = tokens > HOLD_FROM
         self.copies = sum(work.rank * (x.inputs + x.outputs) for x in mine) * item
         # Gradients of one layer as its backward makes them, and the largest one's product before it is added.
         if work.lora:
@@ -98,8 +110,12 @@ class _Sizes:
             self.product = max((x.weights for x in block.linears), default=0) * item
 
     def low(self, group: str, tokens: int) -> int:
-        """The low-rank input of a group's projections."""
-        return tokens * self.ranks[group] * self.item
+        """The low-rank input of a group's projections, where it doesn't stand beside the input."""
+        return 0 if self.beside[group] else tokens * self.ranks[group] * self.item
+
+    def normed(self, group: str, tokens: int) -> int:
+        """A group's normed input with what stands beside it, and the reciprocals of its norm."""
+        return tokens * ((self.block.hidden + self.beside[group]) * self.item + 4)
 
 
 @cache
@@ -115,18 +131,18 @@ def _group(name: str) -> str:
 def _attend(trace: Trace, s: _Sizes, tape: dict[str, Held | None]) -> None:
     """The attention half: puts on the tape what isn't there yet."""
     if "qkv" not in tape:
-        normed, rows = trace.take("workspace", s.hidden), trace.take("workspace", s.rows)
-        weight = trace.take("dequantised", s.buffer["qkv"])
-        tape["qkv"] = trace.take("workspace", s.qkv)
+        normed = trace.take("workspace", s.normed("qkv", s.tokens))
+        weight = trace.take("dequantised", s.wide_buffer["qkv"])
+        tape["qkv"] = trace.take("workspace", s.tape["qkv"])
         trace.touch("workspace", s.low("qkv", s.tokens))
-        trace.free(normed, weight, rows)
+        trace.free(normed, weight)
     if "attention" not in tape:
         heads = trace.take("workspace", s.query + s.narrow if s.block.qk_norm else 0)
         tape["attention"] = trace.take("workspace", s.tape["attention"])
         trace.touch("attention", s.attention.forward)
         trace.free(heads)
     if "middle" not in tape:
-        weight = trace.take("dequantised", s.buffer["output"])
+        weight = trace.take("dequantised", s.wide_buffer["output"])
         low = trace.take("workspace", s.low("output", s.tokens))
         tape["middle"] = trace.take("workspace", s.hidden)
         if s.block.post_norms:
@@ -134,16 +150,22 @@ def _attend(trace: Trace, s: _Sizes, tape: dict[str, Held | None]) -> None:
         trace.free(weight, low)
 
 
-def _forward(s: _Sizes, hold_gate_up: bool) -> dict[str, int]:
+def _forward(s: _Sizes, policy: Policy) -> dict[str, int]:
     trace = Trace()
     trace.take("workspace", s.copies)
     _attend(trace, s, {})
-    trace.take("workspace", s.hidden + (s.tape["gate_up"] if hold_gate_up else 0))  # the output
-    trace.take("dequantised", s.buffer["gate_up"] + s.buffer["down"])
-    trace.take("workspace", s.tile_hidden + s.tile * 4)  # the tile's norm
-    trace.take("workspace", 0 if hold_gate_up else s.ffns * s.ffn)
+    # The output takes the middle's place, unless that is held.
+    trace.take("workspace", s.hidden if "middle" in policy.held else 0)
+    whole = "gate_up" in policy.held
+    trace.take("workspace", s.tape["gate_up"] if whole else 0)
+    trace.take("workspace", s.normed("gate_up", s.tile))
+    weight = trace.take("dequantised", s.wide_buffer["gate_up"])
+    trace.take("workspace", 0 if whole else s.ffns * s.ffn)
     trace.touch("workspace", s.low("gate_up", s.tile))
+    if not s.holds:
+        trace.free(weight)
     trace.take("workspace", s.ffn)  # the activation
+    trace.take("dequantised", s.wide_buffer["down"])
     trace.take("workspace", s.low("down", s.tile) + (2 * s.tile_hidden if s.block.post_norms else 0))
     return trace.at_peak
 
@@ -155,29 +177,52 @@ def _backward(s: _Sizes, policy: Policy, coming: int) -> dict[str, int]:
     trace.take("workspace", s.copies)
     trace.take("gradients", s.gradients if s.work.lora else 0)
     _attend(trace, s, tape)
-    weights = trace.take("dequantised", s.buffer["gate_up"] + s.buffer["down"])
-    _mlp_backward(trace, s, bool(tape.get("gate_up")))
-    trace.free(weights, tape.pop("gate_up", None), tape.pop("middle"))
+    weights = _mlp_backward(trace, s, bool(tape.get("gate_up")))
+    trace.free(*weights, tape.pop("gate_up", None), tape.pop("middle"))
     _attention_backward(trace, s, tape)
     return trace.at_peak
 
 
-def _mlp_backward(trace: Trace, s: _Sizes, kept: bool) -> None:
-    normed = trace.take("workspace", s.tile_hidden + s.tile * 4)
+def _mlp_backward(trace: Trace, s: _Sizes, kept: bool) -> list[Held | None]:
+    """One tile; leaves the weights that the next one would use."""
+    wide = down = None
+    normed = trace.take("workspace", s.normed("gate_up", s.tile))
+    if not kept:
+        wide = trace.take("dequantised", s.wide_buffer["gate_up"])
     gate_up = trace.take("workspace", 0 if kept else s.ffns * s.ffn)
     low = trace.take("workspace", s.low("gate_up", s.tile))
+    if not s.holds:
+        trace.free(wide)
+        wide = None
     extra = []
     if s.block.post_norms:
-        extra = [trace.take("workspace", s.ffn), trace.take("workspace", s.tile_hidden + s.tile * 4)]
-        trace.touch("workspace", s.tile_hidden + s.tile * 4)
-    low_down = trace.take("workspace", 2 * s.low("down", s.tile))
+        extra = [trace.take("workspace", s.ffn)]
+        down = trace.take("dequantised", s.wide_buffer["down"])
+        m = trace.take("workspace", s.tile_hidden)
+        if not s.holds:
+            trace.free(down)
+            down = None
+        trace.touch("workspace", s.tile_hidden + s.tile * 4)  # its norm, made again
+        extra.append(trace.take("workspace", s.tile_hidden + s.tile * 4))
+        trace.free(m)
+    low_down = trace.take("workspace", s.low("down", s.tile))
+    down = down or trace.take("dequantised", s.buffer["down"])
     dh = trace.take("workspace", s.ffn)
-    product = trace.take("gradients", s.product)
-    trace.free(dh, low_down, product, *extra)
-    low_grad = trace.take("workspace", s.low("gate_up", s.tile))
+    if not s.holds:
+        trace.free(down)
+        down = None
+    low_input = trace.take("workspace", s.low("down", s.tile))
     trace.touch("gradients", s.product)
+    trace.free(dh, low_down, low_input, *extra)
+    low_grad = trace.take("workspace", s.tile * s.ranks["gate_up"] * s.item)
+    trace.touch("gradients", s.product)
+    last = wide or trace.take("dequantised", s.buffer["gate_up"])
     trace.touch("workspace", s.tile_hidden)
     trace.free(low_grad, low, gate_up, normed)
+    if s.holds:
+        return [last, down]
+    trace.free(last)
+    return []
 
 
 def _attention_backward(trace: Trace, s: _Sizes, tape: dict[str, Held | None]) -> None:
@@ -193,7 +238,7 @@ def _attention_backward(trace: Trace, s: _Sizes, tape: dict[str, Held | None]) -
     trace.free(dattention, heads, tape.pop("attention"))
     out = trace.take("workspace", s.qkv)  # side by side
     trace.free(parts, tape.pop("qkv"))
-    normed = trace.take("workspace", s.hidden + s.rows)
+    normed = trace.take("workspace", s.normed("qkv", s.tokens))
     lows = trace.take("workspace", 2 * s.low("qkv", s.tokens))
     trace.touch("gradients", s.product)
     weight = trace.take("dequantised", s.buffer["qkv"])
