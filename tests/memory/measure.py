@@ -16,12 +16,12 @@ import gc
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from real_models import build, inputs_of, install, optimiser_of, text_only
+
 from sloth_nb import catalog
-from sloth_nb.catalog import ModelInfo
 from sloth_nb.memory import Budget, Work, estimate_work, plan, step_seconds
 from sloth_nb.memory.policy import NAMED
 
@@ -71,120 +71,6 @@ PLANS = [
     ("llama-3.1-8b", 1, 65536, 40),
     ("qwen3-14b", 16, 4096, 80),
 ]
-
-
-def text_only(name: str) -> ModelInfo:
-    """The entry of the language model alone: towers play no part in these steps."""
-    info = catalog.find(name)
-    text = info.config.get("text_config")
-    if text is None:
-        return info
-    return replace(catalog.from_config(text, name=info.name), ids=info.ids)
-
-
-def build(work: Work) -> Any:
-    """The model on the GPU: random weights in the method's format by bitsandbytes, adapters by peft."""
-    import torch
-    from torch import nn
-    from transformers import AutoModelForCausalLM
-
-    from sloth_nb.memory.fake_model import text_config
-
-    torch.manual_seed(0)
-    config = text_config(work.model)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
-    layers = model.get_decoder().layers
-    for path, module in list(layers.named_modules()):
-        if isinstance(module, nn.Linear):
-            parent, _, leaf = path.rpartition(".")
-            setattr(layers.get_submodule(parent), leaf, _stored(module, work.method))
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            if parameter.is_meta:
-                value = torch.randn(parameter.shape, device="cuda", dtype=torch.bfloat16).mul_(0.02)
-                if parameter.dim() == 1 and "gemma" not in config.model_type:
-                    value += 1.0  # a norm's weight
-                setattr(module, name, nn.Parameter(value, requires_grad=work.method == "full"))
-    decoder = model.get_decoder()
-    decoder.rotary_emb = type(decoder.rotary_emb)(config).cuda()
-    if hasattr(decoder.embed_tokens, "embed_scale"):
-        decoder.embed_tokens.embed_scale = torch.tensor(config.hidden_size**0.5, device="cuda")
-    model.tie_weights()
-    model.config.use_cache = False
-    if work.lora:
-        from peft import LoraConfig, get_peft_model
-
-        names = sorted({linear.name for _, linear in work.model.shape.adapted(work.targets)})
-        settings = LoraConfig(r=work.rank, lora_alpha=work.rank, target_modules=names, task_type="CAUSAL_LM")
-        model = get_peft_model(model, settings)
-    return model.train()
-
-
-def _stored(linear: Any, method: str) -> Any:
-    import bitsandbytes as bnb
-    import torch
-    from torch import nn
-
-    weight = torch.randn(linear.out_features, linear.in_features, device="cuda", dtype=torch.bfloat16).mul_(
-        0.02
-    )
-    sizes = (linear.in_features, linear.out_features, linear.bias is not None)
-    if method == "qlora":
-        new = bnb.nn.Linear4bit(
-            *sizes, compute_dtype=torch.bfloat16, quant_type="nf4", compress_statistics=True, device="meta"
-        )
-        new.weight = bnb.nn.Params4bit(
-            weight, requires_grad=False, quant_type="nf4", compress_statistics=True
-        ).to("cuda")
-    elif method == "lora-8bit":
-        new = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False, device="meta")
-        new.weight = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False).to("cuda")
-    else:
-        new = nn.Linear(*sizes, device="meta")
-        new.weight = nn.Parameter(weight, requires_grad=method == "full")
-    return new
-
-
-def optimiser_of(work: Work, model: Any) -> Any:
-    import torch
-
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if work.optimiser == "adamw_torch":
-        return torch.optim.AdamW(trained, lr=1e-5)
-    import bitsandbytes as bnb
-
-    return bnb.optim.AdamW8bit(trained, lr=1e-5)
-
-
-def install(model: Any, work: Work, graphs: bool) -> None:
-    from sloth_nb.engine.policy import LayerPolicy
-    from sloth_nb.models.install import install
-
-    gpu = catalog.gpu("H200")
-    chosen: Any = "sloth"
-    if work.policy != "sloth":
-        chosen = [LayerPolicy(frozenset(p.device), frozenset(p.host)) for p in work.policies(gpu)]
-    report = install(
-        model, chosen, mlp_tile=work.mlp_tile, loss_chunk_bytes=work.loss_chunk, cuda_graphs=graphs
-    )
-    if report.engine is None:
-        raise RuntimeError(f"the engine did not take {work.model.name}: {report.left}")
-
-
-def inputs_of(work: Work) -> dict[str, Any]:
-    import torch
-
-    vocab = work.model.shape.vocab
-    shape = (1, work.tokens) if work.packed else (work.batch, work.length)
-    ids = torch.randint(4, vocab - 8, shape, generator=torch.Generator().manual_seed(7)).cuda()
-    found = {"input_ids": ids, "labels": ids.clone()}
-    if work.packed:
-        edges = torch.arange(0, work.tokens + 1, work.length, dtype=torch.int32, device="cuda")
-        positions = torch.arange(work.length, device="cuda").repeat(work.batch)[None]
-        found |= {"position_ids": positions, "cu_seq_lens_q": edges, "cu_seq_lens_k": edges}
-        found |= {"max_length_q": work.length, "max_length_k": work.length}
-    return found
 
 
 def clear() -> None:
