@@ -1,6 +1,9 @@
 """Executing a notebook: what is said, what is written, and what a failing cell looks like."""
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -133,3 +136,21 @@ def test_a_file_that_is_no_notebook_is_named(tmp_path, capsys):
         execute(tmp_path / "bad.ipynb", tmp_path / "out.ipynb")
     assert main(["run", str(tmp_path / "absent.ipynb")]) == 1
     assert capsys.readouterr().err.startswith("sloth-nb run: There is no notebook")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a console's Ctrl-C can't be sent to one process there")
+def test_ctrl_c_interrupts_the_running_cell_and_the_notebook_is_written(write, tmp_path):
+    path = write(new_code_cell("import time\nprint('waiting', flush=True)\ntime.sleep(120)"))
+    output = tmp_path / "out.ipynb"
+    command = [sys.executable, "-m", "sloth_nb.cli", "run", str(path), "-o", str(output)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while "waiting" not in (line := process.stdout.readline()):
+            assert line, process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1 and "Interrupting the running cell" in said
+    assert "Code cell 1 failed: KeyboardInterrupt" in errors
+    assert nbformat.read(output, 4).cells[0].outputs[-1].ename == "KeyboardInterrupt"
