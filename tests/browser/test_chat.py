@@ -8,7 +8,8 @@ pytestmark = pytest.mark.browser
 
 TURN = ".sloth-turn"
 
-HOSTILE = """
+# A model that says hostile things, and needs no time to do so.
+SCRIPTED = """
 import sys, types
 
 EVIL = '<script>window.pwned = 1</script><img src=x onerror="window.pwned = 2"></td></table><h1>big</h1>'
@@ -23,10 +24,8 @@ class Model:
 """
 
 
-@pytest.fixture
-def talking(notebook, tiny_llama_path):
-    """A notebook with a chat over a tiny random model that has an adapter."""
-    return notebook(
+def test_a_turn_is_streamed_stopped_and_kept(notebook, tiny_llama_path, shot):
+    book = notebook(
         [
             "from sloth_nb import Chat, FastLanguageModel\n"
             f"model, tokenizer = FastLanguageModel.from_pretrained({str(tiny_llama_path)!r})\n"
@@ -35,12 +34,9 @@ def talking(notebook, tiny_llama_path):
             "answer = chat.ask('Who are you?')\nlen(answer) > 0",
         ]
     )
-
-
-def test_a_turn_is_streamed_stopped_and_kept(talking, shot):
-    page = talking.page
-    talking.run()
-    assert "True" in page.locator(".jp-OutputArea-executeResult").last.inner_text(), talking.outputs()
+    page = book.page
+    book.run()
+    assert "True" in page.locator(".jp-OutputArea-executeResult").last.inner_text(), book.outputs()
     assert page.locator(TURN).filter(visible=True).count() == 1
     page.get_by_label("Message").fill("And now?")
     page.get_by_label("Message").press("Enter")
@@ -51,7 +47,7 @@ def test_a_turn_is_streamed_stopped_and_kept(talking, shot):
         "first => document.querySelectorAll('.sloth-panel .sloth-turn')[1].innerText.length > first + 5",
         arg=first,
     )
-    shot(talking, "chat-streaming")
+    shot(book, "chat-streaming")
     grown.locator(".sloth-cursor").wait_for(state="detached")
     assert page.get_by_label("Message").input_value() == ""
     page.get_by_role("button", name="Settings").click()
@@ -61,18 +57,19 @@ def test_a_turn_is_streamed_stopped_and_kept(talking, shot):
     page.get_by_role("button", name="Send").click()
     page.get_by_role("button", name="Stop").click()
     page.locator(".sloth-panel .sloth-turn").nth(2).get_by_text("Stopped.").wait_for()
-    shot(talking, "chat-stopped")
-    talking.theme("dark")
-    shot(talking, "chat-dark")
+    shot(book, "chat-stopped")
+    book.theme("dark")
+    shot(book, "chat-dark")
     page.wait_for_timeout(200)
-    live, kept = [output["data"] for output in talking.save().cells[1].outputs]
+    live, kept = [output["data"] for output in book.save().cells[1].outputs]
     assert "Who are you?" in kept["text/html"] and "Stopped." in kept["text/plain"]
     assert "Who are you?" not in str(live)
 
 
-def test_everything_can_be_done_with_the_keyboard(talking):
-    page = talking.page
-    talking.run()
+def test_everything_can_be_done_with_the_keyboard(notebook):
+    book = notebook([SCRIPTED + "from sloth_nb import Chat", "Chat(Model(), 'tokenizer')"])
+    page = book.page
+    book.run()
     page.get_by_label("Message").focus()
     reached = []
     for _ in range(20):
@@ -97,7 +94,7 @@ _NAME_OF_FOCUS = """() => {
 def test_hostile_text_stays_text(notebook, shot):
     book = notebook(
         [
-            HOSTILE + "from sloth_nb import Chat, TrainingMonitor",
+            SCRIPTED + "from sloth_nb import Chat, TrainingMonitor",
             "chat = Chat(Model(), 'tokenizer', system=EVIL)\nchat",
             "print(len(chat.ask(EVIL)))",
             "from pathlib import Path\nfrom sloth_nb.training.events import RUN_FILE, RunEvent\n"
