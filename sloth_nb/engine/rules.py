@@ -14,6 +14,8 @@ __all__ = ["Settings", "StackPlan", "offload_policies"]
 
 # Below this many tokens a layer's tensors are too small to be worth a trip to the host.
 _OFFLOAD_FROM = 1024
+# Up to so much a CPU keeps all activations rather than computing them twice.
+_CPU_KEEPS = 1 << 30
 # A tile of gate and up: big enough to keep the matrix units busy, small beside the weights.
 _TILE_BYTES = 128 << 20
 # A layer's forward runs at this share of the measured matrix rate (norms, gates and dequantisation are between);
@@ -34,8 +36,8 @@ class Settings:
     """How the engine spends memory.
 
     ``checkpointing``: ``False`` keeps everything; ``True`` recomputes; ``"sloth"`` or ``"unsloth"`` recomputes and
-    moves to the host what can be copied while the device computes; a policy's name or a ``LayerPolicy`` for all
-    layers; or a list, one a layer.
+    moves to the host what can be copied while the device computes (on a CPU: keeps everything up to 1 GiB); a
+    policy's name or a ``LayerPolicy`` for all layers; or a list, one a layer.
     """
 
     checkpointing: "bool | str | LayerPolicy | list[str | LayerPolicy]" = "sloth"
@@ -50,8 +52,8 @@ class Settings:
             if len(chosen) != layers:
                 raise ValueError(f"{len(chosen)} policies were given for {layers} layers")
             policies = [policy_of(p) for p in chosen]
-        elif chosen in ("sloth", "unsloth") and like.is_cuda and tokens >= _OFFLOAD_FROM:
-            policies = self._offload(config, layers, tokens, length, like)
+        elif chosen in ("sloth", "unsloth"):
+            policies = self._sloth(config, layers, tokens, length, like)
         else:
             policies = [self._one(chosen)] * layers
         return StackPlan(policies, self._tile(config, policies, tokens, like))
@@ -61,10 +63,14 @@ class Settings:
             return KEEP
         if chosen is True:
             return RECOMPUTE
-        return LEAN if chosen in ("sloth", "unsloth") else policy_of(chosen)
+        return policy_of(chosen)
 
-    def _offload(self, config: Any, layers: int, tokens: int, length: int, like: Tensor) -> list[LayerPolicy]:
+    def _sloth(self, config: Any, layers: int, tokens: int, length: int, like: Tensor) -> list[LayerPolicy]:
         sizes = activation_bytes(config, tokens, like.element_size())
+        if not like.is_cuda:  # memory is rarely what a CPU is short of
+            return [KEEP if layers * sum(sizes.values()) <= _CPU_KEEPS else LEAN] * layers
+        if tokens < _OFFLOAD_FROM:
+            return [LEAN] * layers
         host = _host_budget()
         return offload_policies(
             sizes, _layer_flops(config, tokens, length), layers, speed_of(like.device.index), host

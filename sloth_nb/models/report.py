@@ -88,7 +88,7 @@ def _checkpointing(chosen: object) -> str:
     if chosen is True:
         return "each layer's input and attention; the rest is recomputed"
     if chosen in ("sloth", "unsloth"):
-        return "each layer's input (long batches: on the host); the rest is recomputed"
+        return "chosen for each batch: what pays is moved to the host or kept, the rest recomputed"
     if isinstance(chosen, list):
         return f"layer by layer: {', '.join(dict.fromkeys(str(c) for c in chosen))}"
     return str(chosen)
