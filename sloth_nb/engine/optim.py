@@ -9,12 +9,12 @@ from typing import Any
 import bitsandbytes as bnb
 import torch
 
-__all__ = ["AdamW8bit", "PagedAdamW8bit"]
+__all__ = ["AdamW", "AdamW8bit", "without_waiting"]
 
 
 class _WithoutWaiting:
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
+    def step(self: Any, closure: Any = None) -> Any:
         """One step, as the parent's, of all parameters that have a gradient."""
         loss = None
         if closure is not None:
@@ -37,9 +37,14 @@ class _WithoutWaiting:
         return loss
 
 
+class AdamW(_WithoutWaiting, bnb.optim.AdamW):
+    """AdamW with block-wise 8-bit or 32-bit states, paged or not (Dettmers et al. 2022, arXiv 2110.02861)."""
+
+
 class AdamW8bit(_WithoutWaiting, bnb.optim.AdamW8bit):
-    """AdamW with block-wise 8-bit states (Dettmers et al. 2022, arXiv 2110.02861)."""
+    """AdamW with block-wise 8-bit states."""
 
 
-class PagedAdamW8bit(_WithoutWaiting, bnb.optim.PagedAdamW8bit):
-    """The same with states that may move to the host's memory."""
+def without_waiting(cls: type) -> type:
+    """This module's class in place of bitsandbytes' own, any other optimiser as it is."""
+    return {bnb.optim.AdamW: AdamW, bnb.optim.AdamW8bit: AdamW8bit}.get(cls, cls)

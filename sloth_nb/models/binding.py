@@ -1,5 +1,6 @@
 """The methods that tutorials call on the model itself, bound on this one instance."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ _LATER = (
     "push_to_hub_ggml",
     "save_pretrained_torchao",
 )
-_METHODS = {
+_METHODS: dict[str, Callable[..., Any]] = {
     "for_inference": modes.for_inference,
     "for_training": modes.for_training,
     "save_pretrained": saving.save_pretrained,

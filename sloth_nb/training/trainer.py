@@ -240,6 +240,16 @@ class SFTTrainer(trl.SFTTrainer):
             inputs = only_trained_positions(inputs)
         return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(*args: Any, **kwargs: Any) -> tuple[type, dict[str, Any]]:
+        """As transformers chooses it; bitsandbytes' AdamW in the form that doesn't wait after every parameter."""
+        cls, options = trl.SFTTrainer.get_optimizer_cls_and_kwargs(*args, **kwargs)
+        if cls.__module__.startswith("bitsandbytes."):
+            from sloth_nb.engine.optim import without_waiting
+
+            cls = without_waiting(cls)
+        return cls, options
+
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers makes it; embeddings that are trained whole may have a learning rate of their own."""
         new = self.optimizer is None

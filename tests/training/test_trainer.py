@@ -344,3 +344,12 @@ def test_arguments_may_be_given_in_trl_s_order(tiny_llama, shared_tokenizer, tal
         shared_tokenizer,
     )
     assert isinstance(trainer.args, SFTConfig) and len(trainer.train_dataset) == 8
+
+
+def test_the_8_bit_optimiser_does_not_wait_for_the_device(make_trainer):
+    pytest.importorskip("bitsandbytes")
+    from sloth_nb.engine.optim import AdamW
+
+    args = make_trainer(max_steps=1).args
+    args.optim = "adamw_8bit"
+    assert SFTTrainer.get_optimizer_cls_and_kwargs(args)[0] is AdamW
