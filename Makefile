@@ -17,6 +17,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install -c constraints.txt
 WORKERS ?= 2
+# Threads that wait by spinning starve each other when a kernel and a browser share two cores.
+export OMP_WAIT_POLICY ?= PASSIVE
 PINS := pyproject.toml constraints.txt
 
 help:
