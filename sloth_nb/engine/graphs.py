@@ -45,6 +45,9 @@ class Replay:
         device = self.inputs["input_ids"].device
         # One stream for all captures: cuBLAS keeps a workspace of 32 MB for every stream it has seen.
         main, side = torch.cuda.current_stream(device), _capture_stream(device)
+        # What earlier steps left cached belongs to the main stream; given back, or the warm-up takes as much again.
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
         side.wait_stream(main)
         with torch.cuda.stream(side), torch.no_grad():
             # Once as usual: kernels are compiled, libraries make their handles, pinned buffers come into being.
