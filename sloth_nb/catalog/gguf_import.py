@@ -46,8 +46,8 @@ def gguf_to_folder(gguf_file: Path, folder: Path) -> None:
         from gguf import GGUFReader
     except ImportError as error:
         raise ModelError(
-            f"{gguf_file.name} can't be read without the package gguf. "
-            "Install it: pip install 'sloth-nb[demo]'."
+            f"{gguf_file.name} can't be read without the package gguf. Install it: pip install "
+            "'sloth-nb[demo]'."
         ) from error
     try:
         reader = GGUFReader(gguf_file)

@@ -31,8 +31,7 @@ def encode_prompt(tokenizer: Any, messages_or_text: Messages | str) -> dict[str,
     if not has_template:
         raise TemplateError(
             "The tokenizer has no chat template, so it can't lay out messages. Set one (get_chat_template, "
-            "or "
-            "tokenizer.chat_template = …), or pass a text."
+            "or tokenizer.chat_template = …), or pass a text."
         )
     messages = _checked_messages(messages_or_text)
     continues = messages[-1]["role"] == "assistant"

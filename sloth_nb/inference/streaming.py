@@ -181,9 +181,8 @@ def _check(model: Any, max_new_tokens: int, temperature: float, top_p: float, ad
         raise ModelError(f"top_p={top_p!r} is not between 0 and 1.")
     if not adapter and settings_of(model).full_finetuning:
         raise ModelError(
-            "This model was fine-tuned in full: it has no adapter to switch off. Load the base model beside "
-            "it to "
-            "compare."
+            "This model was fine-tuned in full: it has no adapter to switch off. Load the base model "
+            "beside it to compare."
         )
 
 

@@ -1,13 +1,17 @@
 """How many tokens a model takes, and stretching its rotary positions when more are asked for."""
 
 import copy
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 from sloth_nb.errors import ModelError
 from sloth_nb.models.notices import warn
 
-__all__ = ["apply_context", "context_of"]
+__all__ = ["apply_context", "context_of", "positions_of", "read_positions", "write_positions"]
+
+_POSITIONS_FILE = "sloth_nb_positions.json"
 
 # Types whose factor simply multiplies; longrope has one factor a frequency instead.
 _SCALABLE = ("default", "linear", "dynamic", "yarn", "llama3")
@@ -43,21 +47,45 @@ def apply_context(config: Any, max_seq_length: int | None, rope_scaling: dict[st
         if not getattr(text, "rope_parameters", None):
             warn(
                 f"max_seq_length={max_seq_length:,}, but this model has {own:,} learned positions, which "
-                "can't be "
-                f"stretched; {own:,} is used."
+                f"can't be stretched; {own:,} is used."
             )
             return own
         ratio = max_seq_length / own
         text.rope_parameters = _stretched(text.rope_parameters, ratio, own)
         warn(
             f"max_seq_length={max_seq_length:,} is longer than the model's {own:,}: its rotary positions "
-            "(RoPE) are "
-            f"scaled by {ratio:g}, {_how(text.rope_parameters)}. Fine-tune on long texts before relying on "
-            "it, or "
-            "choose another way with rope_scaling={'rope_type': 'yarn', 'factor': …}."
+            f"(RoPE) are scaled by {ratio:g}, {_how(text.rope_parameters)}. Fine-tune on long texts before "
+            "relying on it, or choose another way with rope_scaling={'rope_type': 'yarn', 'factor': …}."
         )
     text.max_position_embeddings = max_seq_length
     return max_seq_length
+
+
+def positions_of(config: Any) -> dict[str, Any]:
+    """The part of a config that says where a token stands."""
+    text = config.get_text_config()
+    names = ("rope_parameters", "max_position_embeddings")
+    return {
+        name: copy.deepcopy(getattr(text, name)) for name in names if getattr(text, name, None) is not None
+    }
+
+
+def write_positions(positions: dict[str, Any] | None, folder: Path) -> None:
+    """Beside an adapter that was trained on a stretched base: its own files say nothing about that."""
+    if positions:
+        (folder / _POSITIONS_FILE).write_text(json.dumps(positions, indent=2), encoding="utf-8")
+
+
+def read_positions(config: Any, adapter: str) -> None:
+    """Stretches a base's config as it was when the adapter in that folder was trained, if it was."""
+    file = Path(adapter) / _POSITIONS_FILE
+    if file.is_file():
+        try:
+            positions = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{file} can't be read: {error}") from error
+        for name, value in positions.items():
+            setattr(config.get_text_config(), name, value)
 
 
 def _set_rope(text: Any, rope_scaling: dict[str, Any]) -> None:
@@ -65,8 +93,8 @@ def _set_rope(text: Any, rope_scaling: dict[str, Any]) -> None:
         raise ModelError("rope_scaling was given, but this model has no rotary positions to scale.")
     if not isinstance(rope_scaling, dict) or not ({"rope_type", "type"} & set(rope_scaling)):
         raise ModelError(
-            f"rope_scaling={rope_scaling!r} has no rope_type. "
-            "Example: {'rope_type': 'yarn', 'factor': 4.0}."
+            f"rope_scaling={rope_scaling!r} has no rope_type. Example: {{'rope_type': 'yarn', 'factor': "
+            "4.0}."
         )
     scaling = dict(rope_scaling)
     scaling["rope_type"] = scaling.pop("type", scaling.get("rope_type"))
@@ -90,8 +118,7 @@ def _stretched(parameters: dict[str, Any], ratio: float, own: int) -> dict[str, 
         if kind not in _SCALABLE:
             raise ModelError(
                 f"The model takes {own:,} tokens with RoPE of type {kind!r}, which can't be stretched by a "
-                "factor. "
-                f"Use max_seq_length={own}, or pass rope_scaling."
+                f"factor. Use max_seq_length={own}, or pass rope_scaling."
             )
         rope["factor"] = rope.get("factor", 1.0) * ratio
         if kind == "default":

@@ -42,8 +42,7 @@ def choose_device_map(requested: Any) -> dict[str, Any] | str:
         if device.type == "cuda" and torch.cuda.device_count() > 1 and not _launched():
             warn(
                 f"{torch.cuda.device_count()} GPUs are visible; this process uses {device}. To train on all "
-                "of "
-                "them from a notebook, put loading and training in one function and start it with "
+                "of them from a notebook, put loading and training in one function and start it with "
                 f"accelerate.notebook_launcher(function, num_processes={torch.cuda.device_count()})."
             )
         return {"": device}
@@ -67,16 +66,14 @@ def _existing_device(requested: Any) -> torch.device:
     except (RuntimeError, TypeError) as error:
         raise HardwareError(
             f"device_map={requested!r} is neither a device nor a placement. Known: a device such as "
-            "'cuda:0' or "
-            f"'cpu', a dict of them, or {', '.join(map(repr, _PLACEMENTS))}."
+            f"'cuda:0' or 'cpu', a dict of them, or {', '.join(map(repr, _PLACEMENTS))}."
         ) from error
     counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     count = counts.get(device.type)
     if count is not None and (device.index or 0) >= count:
         raise HardwareError(
             f"device_map={requested!r}, but this machine has {count or 'no'} {device.type} "
-            f"device{'s' * (count > 1)}. "
-            "Leave device_map out to use what is there."
+            f"device{'s' * (count > 1)}. Leave device_map out to use what is there."
         )
     return device
 

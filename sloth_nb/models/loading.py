@@ -9,7 +9,7 @@ from sloth_nb.models.adapters import load_adapter
 from sloth_nb.models.architecture import choose_class, is_multimodal, load_config, load_weights
 from sloth_nb.models.binding import bind_methods
 from sloth_nb.models.checkpointing import set_checkpointing
-from sloth_nb.models.context import apply_context
+from sloth_nb.models.context import apply_context, positions_of, read_positions
 from sloth_nb.models.devices import choose_device_map, main_device
 from sloth_nb.models.notices import warn
 from sloth_nb.models.quantization import keep_trainable
@@ -135,7 +135,11 @@ def load(
         given=kwargs.pop("quantization_config", None),
         already_quantised=getattr(config, "quantization_config", None) is not None,
     )
+    own_positions = positions_of(config)
+    if source.adapter and rope_scaling is None:
+        read_positions(config, source.adapter)
     context = apply_context(config, max_seq_length, rope_scaling)
+    positions = positions_of(config)
     tokenizer = load_tokenizer(
         *source.tokenizer, processor=is_multimodal(config), trust_remote_code=trust_remote_code
     )
@@ -168,6 +172,7 @@ def load(
             float32_adapters=float32_mixed_precision is not False,
             target_parameters=target_parameters,
             tokenizer=tokenizer,
+            stretched_positions=positions if positions != own_positions else None,
         ),
     )
     if source.adapter:
@@ -192,8 +197,8 @@ def _align(model: Any, tokenizer: Any, whisper_language: str | None, whisper_tas
     rows = model.get_input_embeddings().weight.shape[0]
     if len(inner) > rows:
         warn(
-            f"The tokenizer has {len(inner):,} tokens, the model embeddings for {rows:,}. "
-            f"Load it with resize_model_vocab={len(inner)} if your texts use the new ones."
+            f"The tokenizer has {len(inner):,} tokens, the model embeddings for {rows:,}. Load it with "
+            f"resize_model_vocab={len(inner)} if your texts use the new ones."
         )
     for name, value in (("language", whisper_language), ("task", whisper_task)):
         if value is None:

@@ -69,8 +69,7 @@ def _merged_layer(layer: Any, prefix: str) -> dict[str, Tensor]:
         if any(layer.use_dora.values()):
             raise ExportError(
                 f"{prefix.rstrip('.')} has a DoRA adapter on a quantised base, which can't be merged. Save "
-                "the "
-                "adapter, load its folder with load_in_4bit=False, and merge that."
+                "the adapter, load its folder with load_in_4bit=False, and merge that."
             )
         weight = _dequantised(base).float()
         for adapter in layer.active_adapters:

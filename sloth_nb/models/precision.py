@@ -77,8 +77,8 @@ def _parse(requested: Any) -> torch.dtype:
         requested = _NAMES.get(requested.removeprefix("torch."), requested)
     if requested not in _NAMES.values():
         raise ModelError(
-            f"dtype={requested!r} is not a type that a model is loaded in. "
-            "Known: None (the best this device has), bfloat16, float16, float32."
+            f"dtype={requested!r} is not a type that a model is loaded in. Known: None (the best this "
+            "device has), bfloat16, float16, float32."
         )
     return requested
 

@@ -71,7 +71,7 @@ def keep_trainable(model: torch.nn.Module) -> None:
             continue
         if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
             raise ModelError(
-                f"{name} was repacked for inference on the CPU and can't be trained any more. "
-                "Load the model again with from_pretrained."
+                f"{name} was repacked for inference on the CPU and can't be trained any more. Load the "
+                "model again with from_pretrained."
             )
         module.support_avx512bf16_for_cpu = False

@@ -8,9 +8,11 @@ import torch
 
 from sloth_nb.errors import ExportError, ModelError
 from sloth_nb.models.arguments import MERGING, near_name, settle
+from sloth_nb.models.context import write_positions
 from sloth_nb.models.merging import merged_model
 from sloth_nb.models.notices import warn
 from sloth_nb.models.precision import is_bf16_supported
+from sloth_nb.models.settings import settings_of
 from sloth_nb.models.writing import written_folder
 
 __all__ = ["push_to_hub_merged", "refuse_export", "save_pretrained", "save_pretrained_merged"]
@@ -27,7 +29,9 @@ def save_pretrained(self: Any, save_directory: str, *args: Any, **kwargs: Any) -
     if kwargs.get("push_to_hub"):
         kwargs.setdefault("repo_id", Path(save_directory).name)
     with written_folder(save_directory) as folder:
-        return own(self, str(folder), *args, **kwargs)
+        result = own(self, str(folder), *args, **kwargs)
+        _note_positions(self, folder)
+    return result
 
 
 def save_pretrained_merged(
@@ -130,8 +134,8 @@ def push_to_hub_merged(
 def refuse_export(name: str, self: Any, *args: Any, **kwargs: Any) -> None:
     """In the place of a method for a form that can't be written yet: says which can."""
     raise ExportError(
-        f"{name} isn't offered yet. What can be written: save_pretrained_merged(folder, tokenizer) for 16-bit "
-        "weights, from which llama.cpp's convert_hf_to_gguf.py makes a GGUF file, or "
+        f"{name} isn't offered yet. What can be written: save_pretrained_merged(folder, tokenizer) for "
+        "16-bit weights, from which llama.cpp's convert_hf_to_gguf.py makes a GGUF file, or "
         "save_pretrained(folder) for the adapter."
     )
 
@@ -142,8 +146,7 @@ def _check_method(save_method: str) -> None:
     if save_method in _COMPRESSED:
         raise ExportError(
             f"save_method={save_method!r} rounds the merged weights to 4 bits a second time, which costs "
-            "quality, and "
-            "isn't offered. Use 'merged_16bit' and load that with load_in_4bit=True."
+            "quality, and isn't offered. Use 'merged_16bit' and load that with load_in_4bit=True."
         )
     hint = near_name(save_method, _METHODS)
     raise ExportError(f"save_method={save_method!r} isn't offered.{hint} Offered: {', '.join(_METHODS)}.")
@@ -157,8 +160,14 @@ def _save_adapter(model: Any, target: Path, tokenizer: Any, state_dict: dict[str
     with written_folder(target) as folder:
         more = {} if state_dict is None else {"state_dict": state_dict}
         type(model).save_pretrained(model, str(folder), **more)
+        _note_positions(model, folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
+
+
+def _note_positions(model: Any, folder: Path) -> None:
+    if (folder / "adapter_config.json").is_file():
+        write_positions(settings_of(model).stretched_positions, folder)
 
 
 def _save_merged(
@@ -172,8 +181,7 @@ def _save_merged(
     if getattr(model, "is_quantized", False):
         warn(
             "The adapter is merged into the quantised weights that it was trained on, written out in 16 "
-            "bits. They "
-            "differ from the original 16-bit model by what the quantisation rounded."
+            "bits. They differ from the original 16-bit model by what the quantisation rounded."
         )
     empty, weights = merged_model(model, _dtype_of(model))
     with written_folder(target) as folder:

@@ -18,6 +18,7 @@ class Settings:
     float32_adapters: bool = True
     target_parameters: Any = None
     tokenizer: Any = None
+    stretched_positions: dict[str, Any] | None = None
 
 
 def attach(model: Any, settings: Settings) -> None:

@@ -18,6 +18,7 @@ __all__ = ["HubOptions", "Source", "find_source"]
 
 _ADAPTER_FILE = "adapter_config.json"
 _MODEL_FILE = "config.json"
+_TOKENIZER_FILE = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,12 @@ class Source:
     base_options: HubOptions = field(default_factory=HubOptions)
     adapter: str | None = None
     adapter_options: HubOptions = field(default_factory=HubOptions)
+    adapter_has_tokenizer: bool = False
 
     @property
     def tokenizer(self) -> tuple[str, HubOptions]:
-        """An adapter's folder often brings its own tokenizer, with the template it was trained with."""
-        if self.adapter and (Path(self.adapter) / "tokenizer_config.json").is_file():
+        """An adapter often brings its own tokenizer, with the template it was trained with."""
+        if self.adapter and self.adapter_has_tokenizer:
             return self.adapter, self.adapter_options
         return self.base, self.base_options
 
@@ -77,7 +79,8 @@ def find_source(name: str, options: HubOptions) -> Source:
 
 def _in_folder(folder: Path, options: HubOptions) -> Source:
     if (folder / _ADAPTER_FILE).is_file():
-        return _with_base(str(folder), _read_json(folder / _ADAPTER_FILE), options)
+        config = _read_json(folder / _ADAPTER_FILE)
+        return _with_base(str(folder), config, options, (folder / _TOKENIZER_FILE).is_file())
     if (folder / _MODEL_FILE).is_file():
         return Source(str(folder), options)
     checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
@@ -90,7 +93,7 @@ def _in_folder(folder: Path, options: HubOptions) -> Source:
     raise ModelError(f"{folder} holds neither {_MODEL_FILE} nor {_ADAPTER_FILE}; it holds {found}.")
 
 
-def _with_base(adapter: str, config: dict[str, Any], options: HubOptions) -> Source:
+def _with_base(adapter: str, config: dict[str, Any], options: HubOptions, has_tokenizer: bool) -> Source:
     base = config.get("base_model_name_or_path")
     if not base:
         raise ModelError(
@@ -109,7 +112,7 @@ def _with_base(adapter: str, config: dict[str, Any], options: HubOptions) -> Sou
         ) from error
     if found.adapter:
         raise ModelError(f"The adapter {adapter} says its base is {base!r}, which is itself an adapter.")
-    return Source(found.base, found.base_options, adapter, options)
+    return Source(found.base, found.base_options, adapter, options, has_tokenizer)
 
 
 def _is_embedded(base: str) -> bool:
@@ -121,8 +124,13 @@ def _on_hub(name: str, options: HubOptions) -> Source:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        file = hf_hub_download(name, _ADAPTER_FILE, **options.arguments())
-        return _with_base(name, _read_json(Path(file)), options)
+        config = _read_json(Path(hf_hub_download(name, _ADAPTER_FILE, **options.arguments())))
+        try:
+            hf_hub_download(name, _TOKENIZER_FILE, **options.arguments())
+            has_tokenizer = True
+        except EntryNotFoundError:
+            has_tokenizer = False
+        return _with_base(name, config, options, has_tokenizer)
     except LocalEntryNotFoundError:
         pass  # no network: a cached model has a cached config, looked for below
     except EntryNotFoundError:

@@ -38,15 +38,13 @@ def choose_weights(
     if full_finetuning:
         if already_quantised:
             raise ModelError(
-                "full_finetuning=True trains every weight, but this checkpoint's are quantised and can't be "
-                "trained. "
-                "Load the original 16-bit model, or leave full_finetuning out and add adapters."
+                "full_finetuning=True trains every weight, but this checkpoint's are quantised and can't "
+                "be trained. Load the original 16-bit model, or leave full_finetuning out and add adapters."
             )
         if load_in_8bit or given is not None:
             warn(
                 "full_finetuning=True trains every weight, and a quantised weight can't be trained: the "
-                "weights are "
-                "loaded unquantised. To keep a quantised base and train adapters on it, leave "
+                "weights are loaded unquantised. To keep a quantised base and train adapters on it, leave "
                 "full_finetuning out."
             )
         if float32:

@@ -70,6 +70,20 @@ def test_the_real_model_with_a_bf16_base_comes_back_bit_for_bit(smollm2_path, tm
     assert torch.equal(logits(model, tokenizer), logits(again, tokenizer))
 
 
+@pytest.mark.parametrize("save", ["save_pretrained", "save_pretrained_merged"])
+def test_an_adapter_trained_on_a_stretched_base_stretches_it_again(tiny_llama_path, tmp_path, save):
+    with pytest.warns(SlothWarning, match="scaled by 4"):
+        model, tokenizer = load(tiny_llama_path, max_seq_length=8192)
+    model = stir(FastLanguageModel.get_peft_model(model))
+    more = {"save_method": "lora"} if save == "save_pretrained_merged" else {}
+    getattr(model, save)(tmp_path / "lora", **more)
+    again, _ = load(tmp_path / "lora")
+    assert again.config.max_position_embeddings == 8192
+    assert torch.equal(logits(model, tokenizer), logits(again, tokenizer))
+    plain, _ = load(tmp_path / "lora", rope_scaling={"rope_type": "linear", "factor": 1.0})
+    assert not torch.equal(logits(model, tokenizer), logits(plain, tokenizer))
+
+
 def test_plain_peft_reads_the_same_folder(adapted, tmp_path):
     from peft import AutoPeftModelForCausalLM
 

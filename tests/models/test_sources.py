@@ -79,7 +79,10 @@ def test_an_adapter_trained_on_the_embedded_model_of_another_machine_finds_the_o
     assert find(str(adapter)).base == str(default_model_path())
 
 
-def test_the_token_and_the_revision_reach_the_hub_and_the_bases_revision_is_its_own(hub, tmp_path):
+@pytest.mark.parametrize("own_tokenizer", [True, False])
+def test_the_token_and_the_revision_reach_the_hub_and_the_bases_revision_is_its_own(
+    hub, tmp_path, own_tokenizer
+):
     config = tmp_path / "adapter_config.json"
     config.write_text(
         json.dumps({"base_model_name_or_path": "owner/base", "revision": "v1"}), encoding="utf-8"
@@ -89,6 +92,8 @@ def test_the_token_and_the_revision_reach_the_hub_and_the_bases_revision_is_its_
         last = hub.asked[-1][0]
         if filename == "adapter_config.json":
             return config if last == "owner/lora" else http_error(errors.RemoteEntryNotFoundError)
+        if filename == "tokenizer_config.json" and not own_tokenizer:
+            return http_error(errors.RemoteEntryNotFoundError)
         return tmp_path
 
     hub.answer = answer
@@ -102,6 +107,7 @@ def test_the_token_and_the_revision_reach_the_hub_and_the_bases_revision_is_its_
         "local_files_only": False,
     }
     assert hub.asked[-1][2]["revision"] == "v1"
+    assert found.tokenizer[0] == ("owner/lora" if own_tokenizer else "owner/base")
 
 
 @pytest.mark.parametrize(
