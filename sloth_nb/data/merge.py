@@ -2,6 +2,7 @@
 
 import random
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from sloth_nb.data.conversation import to_messages
@@ -10,49 +11,48 @@ from sloth_nb.errors import DatasetError, TemplateError
 
 __all__ = ["apply_chat_template", "merge_columns", "to_sharegpt"]
 
-_OPTIONAL = re.compile(r"\[\[(.*?)\]\]", re.DOTALL)
 _COLUMN = re.compile(r"\{([^{}]+?)(\?)?\}")
 
 
 def merge_columns(pattern: str, row: dict[str, Any]) -> str:
     """One text from several columns.
 
-    ``{name}`` is a column's text. ``[[ … {name} … ]]`` and a line with ``{name?}`` are left out when that
-    column is empty in this row.
+    ``{name}`` is a column's text. ``[[ … {name} … ]]`` and a line with ``{name?}`` are left out when that column is
+    empty in this row.
 
     Raises:
-        DatasetError: the pattern names a column that the row lacks, or that is empty but not optional.
+        DatasetError: the pattern names a column that the row lacks.
     """
+    pieces = re.split(r"\[\[(.*?)\]\]", _lines_as_blocks(pattern), flags=re.DOTALL)
+    # Every other piece is a block: re.split gives what lies between them, and them.
+    return "".join(_fill(piece, row, optional=bool(i % 2)) for i, piece in enumerate(pieces))
 
-    def fill(text: str) -> str | None:
-        empty = False
 
-        def cell(match: re.Match[str]) -> str:
-            nonlocal empty
-            name = match[1]
-            if name not in row:
-                raise DatasetError(
-                    f"the pattern names a column {name!r}; columns: {', '.join(map(repr, row))}"
-                )
-            value = "" if row[name] is None else str(row[name])
-            empty |= not value.strip()
-            return value
+def _lines_as_blocks(pattern: str) -> str:
+    """The pattern with every line that has an optional column as a block, its line break inside."""
+    blocks = []
+    for number, line in enumerate(pattern.split("\n")):
+        broken = "\n" + line if number else line
+        asks = any(match[2] for match in _COLUMN.finditer(line))
+        blocks.append(f"[[{broken}]]" if asks and "[[" not in line and "]]" not in line else broken)
+    return "".join(blocks)
 
-        filled = _COLUMN.sub(cell, text)
-        return None if empty else filled
 
-    def optional(match: re.Match[str]) -> str:
-        return fill(match[1]) or ""
+def _fill(text: str, row: dict[str, Any], *, optional: bool) -> str:
+    empty = False
 
-    text = _OPTIONAL.sub(lambda m: optional(m).replace("{", "\0").replace("}", "\1"), pattern)
-    lines = []
-    for line in text.split("\n"):
-        asked = [m[2] for m in _COLUMN.finditer(line)]
-        filled = fill(line)
-        if filled is None and any(asked):
-            continue
-        lines.append(_COLUMN.sub(lambda m: str(row[m[1]] or ""), line) if filled is None else filled)
-    return "\n".join(lines).replace("\0", "{").replace("\1", "}")
+    def cell(match: re.Match[str]) -> str:
+        nonlocal empty
+        if match[1] not in row:
+            raise DatasetError(
+                f"the pattern names a column {match[1]!r}; columns: {', '.join(map(repr, row))}"
+            )
+        value = "" if row[match[1]] is None else str(row[match[1]])
+        empty |= not value.strip()
+        return value
+
+    filled = _COLUMN.sub(cell, text)
+    return "" if optional and empty else filled
 
 
 def to_sharegpt(
@@ -132,45 +132,62 @@ def apply_chat_template(
     return dataset.map(lambda row: {"text": template.render(to_messages(row, schema))})
 
 
-def _jinja_of(example: str, tokenizer: Any, system: str | None) -> str:
-    """Jinja from an example exchange; what lies between two exchanges is the literal after ``{OUTPUT}``."""
-    if "{INPUT}" not in example or "{OUTPUT}" not in example:
+@dataclass(frozen=True)
+class _Exchange:
+    """The literals of a template given as an example: before all, before a question, an answer, and after it."""
+
+    head: str
+    user: str
+    assistant: str
+    end: str
+
+
+def _read_example(example: str) -> _Exchange:
+    """The literals of an example of one exchange, or of two (where what repeats can be seen).
+
+    Raises:
+        TemplateError: {INPUT} and {OUTPUT} don't take turns, or two exchanges are not written alike.
+    """
+    places = re.findall(r"\{(INPUT|OUTPUT)\}", example)
+    if places not in (["INPUT", "OUTPUT"], ["INPUT", "OUTPUT"] * 2):
         raise TemplateError(
-            "chat_template needs {INPUT} where the user speaks and {OUTPUT} where the assistant does."
+            "chat_template needs {INPUT} where the user speaks and {OUTPUT} where the assistant does, once each or "
+            "twice in turn."
         )
-    before, rest = example.split("{INPUT}", 1)
-    middle, after = rest.split("{OUTPUT}", 1)
+    literals = re.split(r"\{(?:INPUT|OUTPUT)\}", example)
+    before, middle, after = literals[0], literals[1], literals[-1]
+    if len(literals) == 3:
+        # The heading of a question begins after what ends a turn, or after the last empty line.
+        cut = before.rfind(after) + len(after) if after and after in before else before.rfind("\n\n") + 2
+        cut = cut if cut >= 2 else 0
+        return _Exchange(before[:cut], before[cut:], middle, after)
+    between = literals[2]
+    user = between.removeprefix(after)
+    if literals[3] != middle or not between.startswith(after) or not before.endswith(user):
+        raise TemplateError(
+            "the two exchanges in chat_template are not written alike, so what repeats can't be told."
+        )
+    return _Exchange(before.removesuffix(user), user, middle, after)
+
+
+def _jinja_of(example: str, tokenizer: Any, system: str | None) -> str:
+    """The Jinja that writes conversations as the example does."""
+    exchange = _read_example(example)
+    end = exchange.end or tokenizer.eos_token or ""
     bos = tokenizer.bos_token or ""
-    if "{INPUT}" in after:  # two exchanges: the second shows exactly what repeats
-        user, repeated = after.split("{INPUT}", 1)
-        head = before.removesuffix(user.removeprefix(_shared_end(user, repeated.split("{OUTPUT}", 1)[-1])))
-        end = _shared_end(user, repeated.split("{OUTPUT}", 1)[-1])
-        user = user.removeprefix(end)
-    else:
-        end = after
-        cut = before.rfind(end) + len(end) if end and end in before else before.rfind("\n\n") + 2
-        if cut < 2:
-            cut = 0
-        head, user = before[:cut], before[cut:]
-    end = end or (tokenizer.eos_token or "")
-    if bos and head.startswith(bos):
-        head = head.removeprefix(bos)
-    parts = head.split("{SYSTEM}")
-    speech = "messages[0].content if messages[0].role == 'system' else " + repr(system or "")
-    start = ("{{ " + repr(bos) + " }}") if bos else ""
-    start += ("{{ " + speech + " }}").join("{{ " + repr(part) + " }}" for part in parts)
-    return (
-        f"{start}"
-        "{%- for message in messages -%}{%- if message.role == 'user' -%}"
-        "{{ " + repr(user) + " + message.content }}"
-        "{%- elif message.role == 'assistant' -%}{{ " + repr(middle) + " }}"
-        "{% generation %}{{ message.content + " + repr(end) + " }}{% endgeneration %}"
-        "{%- endif -%}{%- endfor -%}{%- if add_generation_prompt -%}{{ " + repr(middle) + " }}{%- endif -%}"
+    said = "(messages[0].content if messages[0].role == 'system' else " + repr(system or "") + ")"
+    head = " + ".join(
+        said if part == "{SYSTEM}" else repr(part)
+        for part in re.split(r"(\{SYSTEM\})", bos + exchange.head.removeprefix(bos))
     )
-
-
-def _shared_end(between: str, last: str) -> str:
-    n = 0
-    while n < min(len(between), len(last)) and between[n] == last[n]:
-        n += 1
-    return between[:n]
+    return (
+        "{{ " + head + " }}"
+        "{%- for message in messages -%}{%- if message.role == 'user' -%}"
+        "{{ " + repr(exchange.user) + " + message.content }}"
+        "{%- elif message.role == 'assistant' -%}{{ " + repr(exchange.assistant) + " }}"
+        "{% generation %}{{ message.content + " + repr(end) + " }}{% endgeneration %}"
+        "{%- elif not loop.first or message.role != 'system' -%}"
+        "{{ raise_exception('this chat template has no role ' + message.role) }}"
+        "{%- endif -%}{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{ " + repr(exchange.assistant) + " }}{%- endif -%}"
+    )

@@ -10,7 +10,6 @@ from sloth_nb.data import (
     get_chat_template,
     standardize_data_formats,
     standardize_sharegpt,
-    to_sharegpt,
     train_on_responses_only,
 )
 from sloth_nb.errors import DatasetError, SlothWarning, TemplateError
@@ -111,17 +110,6 @@ def test_sharegpt_becomes_role_and_content():
     expected = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
     assert standardize_sharegpt(data)[0] == {"id": 1, "conversations": expected}
     assert standardize_data_formats is standardize_sharegpt
-
-
-def test_columns_merge_into_a_prompt_with_optional_parts():
-    data = datasets.Dataset.from_list(
-        [{"q": "why", "ctx": "snow", "a": "cold"}, {"q": "why", "ctx": "", "a": "so"}]
-    )
-    merged = to_sharegpt(data, merged_prompt="{q}?[[\nContext: {ctx}]]", output_column_name="a")
-    said = [row["conversations"][0]["value"] for row in merged]
-    assert said == ["why?\nContext: snow", "why?"]
-    longer = to_sharegpt(data, "{q}?", output_column_name="a", conversation_extension=3)
-    assert len(longer[0]["conversations"]) == 6
 
 
 def test_an_unknown_template_name_suggests_near_ones(tokenizer: Any):
