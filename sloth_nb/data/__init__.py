@@ -27,6 +27,7 @@ _HOMES = {
     "standard": ["standardise"],
     "report": ["DataReport"],
     "template": ["ChatTemplate"],
+    "view": ["DatasetView"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from sloth_nb.data.conversation import ROLE_ALIASES, normalise_messages
 from sloth_nb.data.lint import lint_template
-from sloth_nb.data.named import template_text
+from sloth_nb.data.named import resolve
 from sloth_nb.data.responses import IGNORED, ResponseMask
 from sloth_nb.data.schema import recognise
 from sloth_nb.errors import DatasetError, SlothWarning, TemplateError
@@ -49,7 +49,7 @@ def get_chat_template(
     end = None
     if isinstance(chat_template, (tuple, list)):
         chat_template, end = chat_template
-    text = chat_template if "{" in chat_template else template_text(chat_template, inner)
+    text = resolve(chat_template, inner)
     if system_message:
         text = _with_system(system_message) + text
     if (keys := {**_PLAIN_KEYS, **mapping}) != _PLAIN_KEYS:

@@ -80,7 +80,8 @@ def reader_for(
     encoder = RowEncoder(tokenizer)
     if "text" in schema.mapping:
         return TextRows(schema, encoder, tokenizer, on_error, report, window)
-    if schema.kind == "prompt_completion" and not getattr(tokenizer, "chat_template", None):
+    templated = template_kwargs.get("chat_template") or getattr(tokenizer, "chat_template", None)
+    if schema.kind == "prompt_completion" and not templated:
         return ContinuedRows(schema, encoder, tokenizer, train_on, on_error, report)
     return ConversationRows(
         schema, encoder, ChatTemplate(tokenizer, **template_kwargs), train_on, on_error, report

@@ -11,7 +11,7 @@ from sloth_nb.data.inert import parse_template
 from sloth_nb.data.template import ChatTemplate
 from sloth_nb.errors import TemplateError
 
-__all__ = ["Finding", "lint_template"]
+__all__ = ["Finding", "lint", "lint_template"]
 
 _USER = {"role": "user", "content": "x"}
 _ANSWER = {"role": "assistant", "content": "y"}
@@ -36,7 +36,11 @@ def lint_template(tokenizer: Any) -> list[Finding]:
     Raises:
         TemplateError: the tokenizer has no template.
     """
-    template = ChatTemplate(tokenizer)
+    return lint(ChatTemplate(tokenizer))
+
+
+def lint(template: ChatTemplate) -> list[Finding]:
+    """``lint_template`` of a template that need not be the tokenizer's own."""
     findings = list(_syntax(template))
     if not findings:
         for check in (_renders, _generation_prompt, _end_of_turn, _bos, _spans, _roles):

@@ -7,7 +7,7 @@ from typing import Any
 
 from sloth_nb.errors import SlothWarning, TemplateError
 
-__all__ = ["template_names", "template_text"]
+__all__ = ["resolve", "template_names", "template_text"]
 
 # Ours: name → (file, what ends a turn or None for the tokenizer's EOS, variables that the file asks for)
 _OURS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
@@ -76,6 +76,11 @@ _ALIASES = {
 def template_names() -> list[str]:
     """Every name that ``get_chat_template`` knows, without other names for the same."""
     return sorted([*_OURS, *_FROM_TRL])
+
+
+def resolve(chat_template: str, tokenizer: Any) -> str:
+    """Jinja as it is, a name as its template's Jinja."""
+    return chat_template if "{" in chat_template else template_text(chat_template, tokenizer)
 
 
 def template_text(name: str, tokenizer: Any) -> str:

@@ -11,6 +11,7 @@ from sloth_nb.data.assemble import Assembly
 from sloth_nb.data.columns import columns_of
 from sloth_nb.data.encoders import RowReader, reader_for
 from sloth_nb.data.formats import OnError
+from sloth_nb.data.named import resolve
 from sloth_nb.data.reading import load_data
 from sloth_nb.data.report import DataReport
 from sloth_nb.data.schema import Schema, mapped, recognise
@@ -48,6 +49,7 @@ def prepare(
     packing: bool = False,
     mapping: Mapping[str, Any] | Schema | None = None,
     on_error: OnError = "raise",
+    chat_template: str | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
     long_text: Literal["cut", "part"] = "cut",
 ) -> Prepared:
@@ -64,6 +66,7 @@ def prepare(
             ``{"messages": …}``, ``{"user": …, "assistant": …, "context": …, "system": …}`` or ``{"text":
             …}``.
         on_error: ``"skip"`` leaves out (and counts) rows that can't be read; ``"raise"`` names the first.
+        chat_template: a template's name or Jinja, for this call only; None takes the tokenizer's own.
         template_kwargs: passed to the chat template (``{"enable_thinking": False}``).
         long_text: what becomes of running text longer than ``max_length``: ``"cut"`` (as TRL does) or
             ``"part"`` into several rows.
@@ -83,8 +86,11 @@ def prepare(
         raise DatasetError(f"This is {schema}.\n  {_ELSEWHERE[schema.kind]}")
     report = DataReport(max_length=max_length, schema=str(schema))
     window = max_length if long_text == "part" else None
-    kwargs = template_kwargs or {}
-    reader = reader_for(schema, text_tokenizer(tokenizer), train_on, on_error, report, kwargs, window)
+    inner = text_tokenizer(tokenizer)
+    kwargs: dict[str, Any] = dict(template_kwargs or {})
+    if chat_template:
+        kwargs["chat_template"] = resolve(chat_template, inner)
+    reader = reader_for(schema, inner, train_on, on_error, report, kwargs, window)
     report.mask = reader.mask
     if isinstance(dataset, datasets.IterableDataset):
         return Prepared(_streamed(dataset, reader, max_length, packing), report, schema)

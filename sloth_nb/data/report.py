@@ -84,13 +84,12 @@ class DataReport:
         return math.ceil(max(1, batches // gradient_accumulation) * epochs)
 
     def histogram(self, buckets: int = 12) -> list[tuple[int, int, int]]:
-        """(from, to, rows) of row lengths in tokens, uncut, in ``buckets`` equal steps."""
+        """(from, to, rows) of row lengths, uncut, in ``buckets`` equal steps from the shortest to the longest."""
         if not self.lengths:
             return []
         lengths = np.frombuffer(self.lengths, dtype=np.uint32)
-        counts, edges = np.histogram(
-            lengths, bins=min(buckets, int(lengths.max())), range=(0, int(lengths.max()) + 1)
-        )
+        least, most = int(lengths.min()), int(lengths.max())
+        counts, edges = np.histogram(lengths, bins=min(buckets, most - least + 1), range=(least, most + 1))
         bounds = np.ceil(edges).astype(int).tolist()
         return [(a, b, n) for a, b, n in zip(bounds, bounds[1:], counts.tolist(), strict=False)]
 

@@ -6,6 +6,7 @@ read by row groups; what can only be read forwards (compressed files, CSV, strea
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from sloth_nb.data.formats import json_reason, read_rows, suffix_of
 from sloth_nb.data.reading import find_files, load_data
 
-__all__ = ["Rows", "open_rows"]
+__all__ = ["FoundRows", "Rows", "open_rows"]
 
 _CHUNK = 8 << 20
 _EVERY = 1024  # one line's place in so many is kept: 10 million lines need 80 KB
@@ -175,6 +176,46 @@ class StreamRows:
             if (spare := min(len(self._held) - self._keep, start - self._from)) > 0:
                 self._held, self._from = self._held[spare:], self._from + spare
         return self._held[start - self._from : start - self._from + count]
+
+
+class FoundRows:
+    """The rows of a source that hold a text somewhere, looked for as they are asked for.
+
+    Args:
+        seconds: how long one call may look; what was not reached is looked for by the next.
+    """
+
+    def __init__(self, rows: Rows, text: str, seconds: float = 1.0):
+        self.rows, self.text, self.seconds = rows, text.casefold(), seconds
+        self.places: list[int] = []  # the numbers of the rows found, in the source
+        self.looked = 0
+        self.ended = False
+
+    @property
+    def known(self) -> int | None:
+        return len(self.places) if self.ended else None
+
+    def estimate(self) -> int:
+        return len(self.places)
+
+    def page(self, start: int, count: int) -> list[dict[str, Any]]:
+        until = time.monotonic() + self.seconds
+        while not self.ended and len(self.places) < start + count and time.monotonic() < until:
+            page = self.rows.page(self.looked, 500)
+            self.places += [self.looked + i for i, row in enumerate(page) if _holds(row, self.text)]
+            self.looked += len(page)
+            self.ended = len(page) < 500
+        return [self.rows.page(place, 1)[0] for place in self.places[max(0, start) : max(0, start) + count]]
+
+
+def _holds(value: Any, text: str) -> bool:
+    if isinstance(value, str):
+        return text in value.casefold()
+    if isinstance(value, dict):
+        return any(_holds(inner, text) for inner in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(_holds(inner, text) for inner in value)
+    return value is not None and text in str(value).casefold()
 
 
 def open_rows(source: Any) -> Rows:

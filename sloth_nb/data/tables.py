@@ -48,6 +48,8 @@ def _batch(rows: list[Any], where: str, before: int) -> Any:
         if not isinstance(row, dict):
             raise DatasetError(f"row {number:,} of {where} is {json_kind(row)}, not a dict of columns.")
         names.update(dict.fromkeys(row))
+    if bad := [name for name in names if not isinstance(name, str) or "\0" in name]:
+        raise DatasetError(f"{where} has a column named {bad[0]!r}; a column's name is text, without NUL.")
     columns = {name: [_freeze(row.get(name), name) for row in rows] for name in names}
     return pyarrow.table({name: _array(name, cells, where, before) for name, cells in columns.items()})
 

@@ -40,26 +40,28 @@ class ChatTemplate:
     """The chat template of one tokenizer.
 
     Args:
-        tokenizer: a transformers tokenizer that has a chat template.
+        tokenizer: a transformers tokenizer.
+        chat_template: Jinja to use instead of the tokenizer's own; the tokenizer is left as it is.
         kwargs: passed to the template at every rendering (``enable_thinking=False``, …).
     Raises:
-        TemplateError: the tokenizer has no template.
+        TemplateError: the tokenizer has no template, and none is given.
     """
 
-    def __init__(self, tokenizer: Any, **kwargs: Any):
-        if not getattr(tokenizer, "chat_template", None):
+    def __init__(self, tokenizer: Any, *, chat_template: str | None = None, **kwargs: Any):
+        if not (chat_template or getattr(tokenizer, "chat_template", None)):
             raise TemplateError(
                 f"The tokenizer of {getattr(tokenizer, 'name_or_path', None) or 'this model'} has no chat "
                 "template, so a conversation can't be written as text. Give it one: "
                 'tokenizer = get_chat_template(tokenizer, "chatml"), or train on a "text" column.'
             )
         self.tokenizer = tokenizer
+        self.given = chat_template
         self.kwargs = kwargs
 
     @property
     def text(self) -> str:
         """The template's own Jinja."""
-        template = self.tokenizer.chat_template
+        template = self.given or self.tokenizer.chat_template
         return template["default"] if isinstance(template, dict) else template
 
     @cached_property
@@ -75,7 +77,12 @@ class ChatTemplate:
         """
         try:
             return self.tokenizer.apply_chat_template(
-                messages, tools=tools, tokenize=False, add_generation_prompt=generate, **self.kwargs
+                messages,
+                tools=tools,
+                chat_template=self.given,
+                tokenize=False,
+                add_generation_prompt=generate,
+                **self.kwargs,
             )
         except Exception as error:  # whatever a stranger's template or its sandbox raises
             raise TemplateError(f"the chat template refuses the conversation ({error})") from error
@@ -99,7 +106,7 @@ class ChatTemplate:
     def _by_markers(self, messages: list[dict], tools: list | None) -> Rendered:
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        template = self.tokenizer.get_chat_template(tools=tools)
+        template = self.given or self.tokenizer.get_chat_template(tools=tools)
         variables = {**self.tokenizer.special_tokens_map, **self.kwargs}
         try:
             texts, spans = render_jinja_template(

@@ -12,9 +12,18 @@ from typing import Any
 from sloth_nb.data.template import Rendered
 from sloth_nb.errors import TemplateError
 
-__all__ = ["IGNORED", "Encoded", "RowEncoder"]
+__all__ = ["IGNORED", "Encoded", "RowEncoder", "Token"]
 
 IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token to be looked at: its id, the text it stands for ("" for one of a character's later tokens)."""
+
+    id: int
+    text: str
+    trained: bool
 
 
 @dataclass(slots=True)
@@ -96,6 +105,30 @@ class RowEncoder:
             rows.append(Encoded(ids, [(0, len(ids))]))
         return rows
 
+    def explain(self, row: Rendered) -> list[Token]:
+        """The tokens of one templated row, each with its text."""
+        (encoded,) = self.conversations([row])
+        edges = [0, len(row.text)]
+        if encoded.resplit:
+            edges = sorted({*edges, *(edge for span in row.spans for edge in span)})
+        texts: list[str] = []
+        for (a, b), encoding in zip(
+            pairwise(edges), self.encode([row.text[a:b] for a, b in pairwise(edges)]), strict=True
+        ):
+            reached = 0
+            for start, end in encoding.offsets:
+                texts.append(row.text[a:b][max(start, reached) : end])
+                reached = max(reached, end)
+        return _tokens(encoded, texts)
+
+    def explain_plain(self, text: str, *, closed: tuple[str, ...] = ()) -> list[Token]:
+        """The tokens of one raw text, each with its text."""
+        (row,) = self.plain([text], closed=closed)
+        tokens = self.explain(Rendered(text, [(0, len(text))]))
+        if row.ids[: len(tokens)] != [token.id for token in tokens]:
+            tokens = [Token(row.ids[0], "", True), *tokens]
+        return tokens + [Token(i, "", True) for i in row.ids[len(tokens) :]]
+
     def _masked(self, row: Rendered, encoding: Any) -> Encoded:
         to_token, to_chars = encoding.char_to_token, encoding.token_to_chars
         trained = []
@@ -126,3 +159,8 @@ class RowEncoder:
                 trained.append((len(ids), len(ids) + len(encoding.ids)))
             ids += encoding.ids
         return Encoded(ids, trained, resplit=True)
+
+
+def _tokens(row: Encoded, texts: list[str]) -> list[Token]:
+    learnt = {i for start, end in row.trained for i in range(start, end)}
+    return [Token(id, text, i in learnt) for i, (id, text) in enumerate(zip(row.ids, texts, strict=True))]

@@ -69,7 +69,7 @@ def test_the_histogram_covers_all_lengths_without_gaps():
     report = DataReport()
     report.lengths.extend([1, 5, 5, 17, 100])
     bars = report.histogram(7)
-    assert bars[0][0] == 0 and bars[-1][1] == 101 and sum(n for *_, n in bars) == 5
+    assert bars[0][0] == 1 and bars[-1][1] == 101 and sum(n for *_, n in bars) == 5
     assert all(a[1] == b[0] for a, b in pairwise(bars))
     assert DataReport().histogram() == []
 

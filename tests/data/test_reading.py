@@ -233,3 +233,9 @@ def test_a_url_is_fetched_and_read(jsonl: Path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         assert load_data(f"http://127.0.0.1:{server.server_port}/train.jsonl").to_list() == ROWS
         server.shutdown()
+
+
+@pytest.mark.parametrize("name", ["a\0b", 3])
+def test_a_column_s_name_that_is_no_plain_text_is_refused(name: str | int):
+    with pytest.raises(DatasetError, match="a column's name is text"):
+        load_data([{name: "x"}])

@@ -12,6 +12,7 @@ _HOMES = {
     "vram_estimator": ["VramEstimator"],
     "host": ["Host"],
     "chat": ["Chat"],
+    "dataset_preview": ["DatasetPreview"],
     "training_monitor": ["TrainingMonitor"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
