@@ -7,15 +7,17 @@ from tests.browser.accessibility import UNNAMED, WEAK
 pytestmark = pytest.mark.browser
 
 PANELS = (
-    "from synthetic import begin\nfrom sloth_nb_widgets import ModelPicker, TrainingMonitor, VramEstimator",
+    "from synthetic import begin\nfrom sloth_nb.data import example\n"
+    "from sloth_nb_widgets import DatasetPreview, ModelPicker, TrainingMonitor, VramEstimator",
     "ModelPicker()",
     "VramEstimator()",
+    "DatasetPreview(example('quickstart')[0])",
     "TrainingMonitor(begin(steps=100_000, folder='panels'))",
 )
 
 
 def test_every_panel_shows_itself_names_its_controls_and_can_be_read(notebook, shot):
-    book = notebook(list(PANELS), viewport=(1280, 2400))
+    book = notebook(list(PANELS), viewport=(1280, 3200))
     book.run()
     page = book.page
     page.locator(".sloth-tile b").filter(has_text="GB").wait_for()
