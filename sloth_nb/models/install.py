@@ -5,7 +5,6 @@ No class, module or registry of another package is touched, so two models with d
 
 from __future__ import annotations
 
-import copy
 import functools
 import types
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from ..engine.rules import Settings
 from ..engine.spec import Unsupported
 from .report import Report
 
-__all__ = ["engine_of", "install"]
+__all__ = ["engine_of", "install", "report_of"]
 
 
 class _Forward:
@@ -34,13 +33,10 @@ class _Forward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._handler(self._original, *args, **kwargs)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        # A copied model (a reference model, say) runs plain: the engine belongs to the instance it was installed on.
-        module = memo.get(id(self._module)) or copy.deepcopy(self._module, memo)
-        return types.MethodType(type(module).forward, module)
-
     def __reduce__(self) -> Any:
-        raise TypeError("a model with the engine installed can't be pickled; call report.undo() first")
+        # A copied or pickled model (a reference model, say) runs plain: the engine belongs to the instance that it
+        # was installed on.
+        return _plain_forward, (self._module,)
 
     def install(self) -> None:
         self._module.forward = self
@@ -54,13 +50,22 @@ class _Forward:
             del self._module.__dict__["forward"]
 
 
+def _plain_forward(module: nn.Module) -> Any:
+    return types.MethodType(type(module).forward, module)
+
+
 def _causal_of(model: nn.Module) -> nn.Module:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def report_of(model: nn.Module) -> Report | None:
+    """The report of the last installation on a model (or on the one inside its adapters), or None."""
+    return getattr(_causal_of(model), "_sloth_report", None)
+
+
 def engine_of(model: nn.Module) -> CausalEngine | None:
-    """The engine installed on a model (or on the one inside its adapters), or None."""
-    report = getattr(_causal_of(model), "_sloth_report", None)
+    """The engine installed on a model, or None."""
+    report = report_of(model)
     return report.engine if report is not None and report.installed else None
 
 
@@ -75,7 +80,7 @@ def install(model: nn.Module, checkpointing: Any = "sloth", **settings: Any) -> 
         A ``Report`` of what runs where and, for what was left as it was, why; ``report.undo()`` restores the model.
     """
     causal = _causal_of(model)
-    previous = getattr(causal, "_sloth_report", None)
+    previous = report_of(causal)
     if previous is not None:
         previous.undo()
     report = Report(type(causal).__name__)

@@ -23,6 +23,10 @@ class Report:
     """Why the whole model was left as it was, when it was."""
     undo_steps: list[Callable[[], None]] = field(default_factory=list)
 
+    def __reduce__(self) -> tuple:
+        # Goes along with a copied or pickled model, which runs plain.
+        return Report, (self.model, None, "this model is a copy; install the engine on it anew")
+
     @property
     def installed(self) -> bool:
         return self.engine is not None and bool(self.undo_steps)

@@ -7,7 +7,7 @@ import torch
 from families import adapted_model, batch, plain_model, step, worst
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from sloth_nb.models.install import engine_of, install
+from sloth_nb.models.install import engine_of, install, report_of
 
 
 def test_undo_gives_the_model_its_own_forwards_back():
@@ -60,6 +60,16 @@ def test_a_copied_model_runs_plain():
     loss = clone(**inputs).loss
     assert engine_of(model).model is model.get_base_model()
     assert float(loss) != float(model(**inputs).loss)
+
+
+def test_a_pickled_model_runs_plain_too(tmp_path):
+    model, inputs = plain_model("llama"), batch()
+    wanted = float(model(**inputs).loss.detach())
+    install(model)
+    torch.save(model, tmp_path / "model.pt")
+    again = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert engine_of(again) is None and "copy" in str(report_of(again))
+    assert abs(float(again(**inputs).loss.detach()) - wanted) < 1e-6
 
 
 def test_the_report_names_what_runs_and_what_is_kept():

@@ -11,7 +11,7 @@ import torch
 
 from sloth_nb import FastLanguageModel, FastModel
 from sloth_nb.errors import ExportError, ModelError, SlothWarning
-from sloth_nb.models.install import engine_of
+from sloth_nb.models.install import report_of
 from sloth_nb.models.merging import merged_model
 from sloth_nb.models.writing import written_folder
 
@@ -27,9 +27,9 @@ def load(path, **arguments):
 def logits(model, tokenizer):
     """By transformers' own modules on both sides, so that equal weights give equal bits."""
     model.eval()
-    engine = engine_of(model)
-    if engine is not None:
-        engine.model._sloth_report.undo()
+    report = report_of(model)
+    if report is not None:
+        report.undo()
     with torch.no_grad():
         return model(**tokenizer(TEXT, return_tensors="pt")).logits
 
