@@ -19,7 +19,7 @@ _HOMES = {
     "lint": ["Finding", "lint_template"],
     "merge": ["apply_chat_template", "to_sharegpt"],
     "named": ["template_names"],
-    "examples": ["example", "example_names"],
+    "examples": ["arithmetic_reward", "example", "example_names"],
     "pipeline": ["Prepared", "prepare"],
     "reading": ["load_data"],
     "rows": ["Rows", "open_rows"],
