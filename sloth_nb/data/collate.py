@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from sloth_nb.errors import DatasetError
+
 __all__ = ["Collator"]
 
 IGNORED = -100
@@ -11,7 +13,7 @@ class Collator:
     """Makes a batch of prepared rows (``input_ids``, ``labels``, and ``seq_lengths`` when packed).
 
     Args:
-        pad_token_id: fills the padded places of ``input_ids``.
+        pad_token_id: the tokenizer's; fills the padded places of ``input_ids``.
         padding_free: lay the rows end to end in one (1, T) sequence; no padding, positions restart at every
             row.
         pad_to_multiple_of: round the width up (padded form only).
@@ -22,10 +24,17 @@ class Collator:
     own names. The first label of every sequence is -100: no token is predicted from its neighbour's last.
     """
 
-    def __init__(self, pad_token_id: int, padding_free: bool = False, pad_to_multiple_of: int | None = None):
+    def __init__(
+        self, pad_token_id: int | None, padding_free: bool = False, pad_to_multiple_of: int | None = None
+    ):
         if padding_free and pad_to_multiple_of:
             raise ValueError(
                 "pad_to_multiple_of has no meaning without padding: leave it out, or padding_free=False"
+            )
+        if pad_token_id is None and not padding_free:
+            raise DatasetError(
+                "The tokenizer has no pad token, and a padded batch needs one: give its EOS's id (padded places "
+                "are never learnt, whatever fills them), or padding_free=True."
             )
         self.pad_token_id = pad_token_id
         self.padding_free = padding_free

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sloth_nb.data.patterns import is_pattern, merge_columns
 from sloth_nb.errors import DatasetError
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "normalise_messages",
     "read_tools",
     "role_key",
+    "row_text",
     "to_messages",
 ]
 
@@ -268,7 +270,15 @@ def _past(history: Any) -> list[dict[str, Any]]:
     return normalise_messages(history)
 
 
+def row_text(row: Mapping[str, Any], column: str) -> str:
+    """A row's running text: a column's, or a pattern's."""
+    return _cell(row, column)
+
+
 def _cell(row: Mapping[str, Any], column: str) -> str:
+    """A cell's text; that of a pattern where ``column`` is one."""
+    if column not in row and is_pattern(column):
+        return merge_columns(column, dict(row))
     value = row.get(column)
     if isinstance(value, str):
         return value

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
-from sloth_nb.data.conversation import message_reader, read_tools
+from sloth_nb.data.conversation import message_reader, read_tools, row_text
 from sloth_nb.data.formats import OnError
 from sloth_nb.data.hearing import Hearing
 from sloth_nb.data.mistral import MistralEncoder
@@ -28,14 +28,15 @@ class RowReader(ABC):
 
     mask: str
 
-    def __init__(self, on_error: OnError, report: DataReport):
+    def __init__(self, on_error: OnError, report: DataReport, encoder: RowEncoder | None = None):
         self.on_error, self.report = on_error, report
-        self.checks = RowChecks(report)
+        self.can_write = encoder.can_write if encoder else None
+        self.checks = RowChecks(report, self.can_write)
 
     def restart(self) -> None:
         """Forgets what was counted, for rows that are read again."""
         self.report.clear()
-        self.checks = RowChecks(self.report)
+        self.checks = RowChecks(self.report, self.can_write)
 
     @abstractmethod
     def encode(self, rows: list[dict[str, Any]], before: int) -> list[Encoded]:
@@ -100,7 +101,7 @@ class ConversationRows(RowReader):
         on_error: OnError,
         report: DataReport,
     ):
-        super().__init__(on_error, report)
+        super().__init__(on_error, report, encoder)
         self.encoder, self.hearing, self.train_on = encoder, Hearing(template), train_on
         self.template = FastTemplate(template)
         self.read, self.tools = message_reader(schema), schema.mapping.get("tools")
@@ -147,7 +148,7 @@ class ContinuedRows(RowReader):
         on_error: OnError,
         report: DataReport,
     ):
-        super().__init__(on_error, report)
+        super().__init__(on_error, report, encoder)
         self.encoder, self.train_on = encoder, train_on
         self.read = message_reader(schema)
         self.bos = tokenizer.bos_token if encoder.adds_bos else ""
@@ -185,7 +186,9 @@ class TextRows(RowReader):
         report: DataReport,
         window: int | None,
     ):
-        super().__init__(on_error, report)
+        super().__init__(on_error, report, encoder)
+        if encoder.eos_id is None:
+            report.notes.append("the tokenizer has no EOS: nothing will say where a text ends")
         self.column, self.encoder, self.window = schema.mapping["text"], encoder, window
         self.closed: tuple[str, ...] = ()
         if getattr(tokenizer, "chat_template", None):
@@ -199,7 +202,7 @@ class TextRows(RowReader):
     def encode(self, rows: list[dict[str, Any]], before: int) -> list[Encoded]:
         texts = []
         for number, row in enumerate(rows, before + 1):
-            text = row.get(self.column)
+            text = row_text(row, self.column)
             if isinstance(text, str) and text.strip():
                 texts.append(text)
                 self.checks.see(number, text)

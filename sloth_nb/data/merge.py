@@ -1,4 +1,4 @@
-"""Merging columns into one prompt, and conversations into text by a template given as an example."""
+"""Columns merged into conversations, and conversations into text by a template given as an example."""
 
 import random
 import re
@@ -6,53 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sloth_nb.data.conversation import to_messages
+from sloth_nb.data.patterns import merge_columns, pattern_columns
 from sloth_nb.data.schema import recognise
 from sloth_nb.errors import DatasetError, TemplateError
 
-__all__ = ["apply_chat_template", "merge_columns", "to_sharegpt"]
-
-_COLUMN = re.compile(r"\{([^{}]+?)(\?)?\}")
-
-
-def merge_columns(pattern: str, row: dict[str, Any]) -> str:
-    """One text from several columns.
-
-    ``{name}`` is a column's text. ``[[ … {name} … ]]`` and a line with ``{name?}`` are left out when that column is
-    empty in this row.
-
-    Raises:
-        DatasetError: the pattern names a column that the row lacks.
-    """
-    pieces = re.split(r"\[\[(.*?)\]\]", _lines_as_blocks(pattern), flags=re.DOTALL)
-    # Every other piece is a block: re.split gives what lies between them, and them.
-    return "".join(_fill(piece, row, optional=bool(i % 2)) for i, piece in enumerate(pieces))
-
-
-def _lines_as_blocks(pattern: str) -> str:
-    """The pattern with every line that has an optional column as a block, its line break inside."""
-    blocks = []
-    for number, line in enumerate(pattern.split("\n")):
-        broken = "\n" + line if number else line
-        asks = any(match[2] for match in _COLUMN.finditer(line))
-        blocks.append(f"[[{broken}]]" if asks and "[[" not in line and "]]" not in line else broken)
-    return "".join(blocks)
-
-
-def _fill(text: str, row: dict[str, Any], *, optional: bool) -> str:
-    empty = False
-
-    def cell(match: re.Match[str]) -> str:
-        nonlocal empty
-        if match[1] not in row:
-            raise DatasetError(
-                f"the pattern names a column {match[1]!r}; columns: {', '.join(map(repr, row))}"
-            )
-        value = "" if row[match[1]] is None else str(row[match[1]])
-        empty |= not value.strip()
-        return value
-
-    filled = _COLUMN.sub(cell, text)
-    return "" if optional and empty else filled
+__all__ = ["apply_chat_template", "to_sharegpt"]
 
 
 def to_sharegpt(
@@ -74,7 +32,7 @@ def to_sharegpt(
     Raises:
         DatasetError: a named column is missing.
     """
-    wanted = {m[1] for m in _COLUMN.finditer(merged_prompt)} or {merged_column_name}
+    wanted = set(pattern_columns(merged_prompt)) or {merged_column_name}
     if missing := sorted((wanted | {output_column_name}) - set(dataset.column_names)):
         raise DatasetError(
             f"There is no column {missing[0]!r}. Columns: {', '.join(map(repr, dataset.column_names))}."

@@ -63,8 +63,9 @@ def prepare(
             Text columns are trained whole (``train_on_responses_only`` masks them later).
         packing: put several rows into one of ``max_length`` tokens.
         mapping: which column plays which part, when it can't be told:
-            ``{"messages": …}``, ``{"user": …, "assistant": …, "context": …, "system": …}`` or ``{"text":
-            …}``.
+            ``{"messages": …}``, ``{"user": …, "assistant": …, "context": …, "system": …}`` or ``{"text": …}``.
+            A value may be a pattern of several columns: ``"{question}[[\\n\\n{context}]]"``. Speakers with unusual
+            names are told by ``"roles": {"Dr. Moss": "assistant", …}``.
         on_error: ``"skip"`` leaves out (and counts) rows that can't be read; ``"raise"`` names the first.
         chat_template: a template's name or Jinja, for this call only; None takes the tokenizer's own.
         template_kwargs: passed to the chat template (``{"enable_thinking": False}``).

@@ -1,6 +1,7 @@
 """Quality: what looks wrong in rows that can be trained on, counted in passing and never changed."""
 
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +19,7 @@ FLAWS = {
     "control": "hold control characters (first: {})",
     "replaced": "hold U+FFFD, which a wrong decoding leaves",
     "hidden": "hold characters that can't be seen (first: {})",
+    "unwritable": "hold characters that the tokenizer can't write (first: {})",
     "mojibake": "look decoded with the wrong encoding (first: {})",
 }
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -34,8 +36,9 @@ _MOJIBAKE = re.compile(
 class RowChecks:
     """Looks at rows one by one and counts in ``report.flaws`` what it finds."""
 
-    def __init__(self, report: DataReport):
-        self.report = report
+    def __init__(self, report: DataReport, can_write: Callable[[str], bool] | None = None):
+        self.report, self.can_write = report, can_write
+        self._written: dict[str, bool] = {}
         self._seen: set[int] = set()
         self._orders: dict[tuple[str, ...], tuple[str, ...]] = {}
 
@@ -57,6 +60,12 @@ class RowChecks:
     def _characters(self, number: int, text: str) -> None:
         if "\ufffd" in text:
             self.report.flaw("replaced", number)
+        for character in set(text) if self.can_write else ():
+            if character not in self._written:
+                self._written[character] = self.can_write(character)
+            if not self._written[character]:
+                self.report.flaw("unwritable", number, f"U+{ord(character):04X}")
+                break
         for flaw, pattern in (("control", _CONTROL), ("hidden", _HIDDEN), ("mojibake", _MOJIBAKE)):
             if found := pattern.search(text):
                 self.report.flaw(flaw, number, " ".join(f"U+{ord(c):04X}" for c in found[0]))

@@ -44,6 +44,7 @@ class DataReport:
     pieces: int = 0
     unsaid: dict[str, int] = field(default_factory=dict)
     flaws: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def drop(self, reason: str, example: str = "") -> None:
         """Counts a row that is left out."""
@@ -58,7 +59,7 @@ class DataReport:
 
     def clear(self) -> None:
         """Starts counting anew, for a stream that is read again."""
-        fresh = DataReport(max_length=self.max_length, schema=self.schema, mask=self.mask)
+        fresh = DataReport(max_length=self.max_length, schema=self.schema, mask=self.mask, notes=self.notes)
         self.__dict__.update(fresh.__dict__)
 
     @property
@@ -117,6 +118,7 @@ class DataReport:
             for part, n in self.unsaid.items()
         ]
         table += [("look at", text) for text in self.flawed()]
+        table += [("note", text) for text in self.notes]
         if self.resplit:
             table.append(("split tokens", f"{self.resplit:,} rows: a token reached across the turn's edge"))
         if self.packs:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sloth_nb.data.patterns import is_pattern, pattern_columns
 from sloth_nb.errors import DatasetError
 
 __all__ = ["KNOWN_FORMS", "Schema", "Task", "mapped", "recognise"]
@@ -84,12 +85,20 @@ def mapped(mapping: Mapping[str, Any] | Schema, columns: list[str]) -> Schema:
     parts = {part: column for part, column in mapping.items() if part != "roles"}
     if unknown := sorted(set(parts) - _PARTS):
         raise DatasetError(f"mapping has no part {unknown[0]!r}. Parts: {', '.join(sorted(_PARTS))}.")
-    if missing := [column for column in parts.values() if column not in columns]:
+    named = [
+        name for value in parts.values() for name in (_named(value) if value not in columns else [value])
+    ]
+    if missing := [name for name in named if name not in columns]:
         raise DatasetError(f"There is no column {missing[0]!r}. Columns: {', '.join(map(repr, columns))}.")
     for kind, needed in _NEEDED.items():
         if needed <= set(parts):
             return Schema(kind, parts, roles=dict(mapping.get("roles") or {}))
     raise DatasetError('mapping needs "messages", or "text", or both "user" and "assistant".')
+
+
+def _named(value: str) -> list[str]:
+    """The columns that a mapping's value means: itself, or those of a pattern."""
+    return pattern_columns(value) if is_pattern(value) else [value]
 
 
 _NEEDED = {

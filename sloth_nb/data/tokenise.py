@@ -5,6 +5,7 @@ encoded in pieces cut at that edge, which is also what generation does: the prom
 answer's come after.
 """
 
+import unicodedata
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -83,6 +84,13 @@ class RowEncoder:
         self.backend.no_truncation()
         self.backend.no_padding()
         return self.backend.encode_batch(texts, add_special_tokens=False)
+
+    def can_write(self, character: str) -> bool:
+        """Whether a character comes back from its tokens (or another form of the same character does)."""
+        (encoding,) = self.encode([f"a{character}a"])
+        back = self.backend.decode(encoding.ids, skip_special_tokens=False)
+        same = unicodedata.normalize("NFKC", character).strip(" ")
+        return not same or same in unicodedata.normalize("NFKC", back)
 
     def conversations(self, rendered: list[Rendered]) -> list[Encoded]:
         """Templated rows, special tokens and all, trained where their spans are."""

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from sloth_nb.data.columns import columns_of, sample_of
-from sloth_nb.data.conversation import message_reader, read_tools
+from sloth_nb.data.conversation import message_reader, read_tools, row_text
 from sloth_nb.data.lint import Finding, lint
 from sloth_nb.data.named import resolve
 from sloth_nb.data.pipeline import prepare, text_tokenizer
@@ -136,7 +136,7 @@ class DatasetView:
             SlothError: there is no template, or it or the row can't be read.
         """
         if self.schema is not None and "text" in self.schema.mapping:
-            text = str(row.get(self.schema.mapping["text"]) or "")
+            text = row_text(row, self.schema.mapping["text"])
             return Rendered(text, [(0, len(text))])
         messages, template = self.messages(row), self.template
         tools = self.schema.mapping.get("tools") if self.schema else None

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sloth_nb.data import Collator
+from sloth_nb.errors import DatasetError
 
 ROWS = [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, {"input_ids": [8, 9], "labels": [8, 9]}]
 
@@ -42,3 +43,9 @@ def test_packed_rows_are_refused_by_a_padded_batch():
 def test_lengths_that_dont_add_up_are_refused():
     with pytest.raises(ValueError, match="add up to 3"):
         Collator(0, padding_free=True)([{"input_ids": [5, 6], "labels": [5, 6], "seq_lengths": [1, 2]}])
+
+
+def test_no_pad_token_is_refused_where_one_is_needed():
+    with pytest.raises(DatasetError, match="no pad token"):
+        Collator(None)
+    assert Collator(None, padding_free=True)(ROWS)["input_ids"].shape == (1, 5)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sloth_nb.data import ChatTemplate, apply_chat_template, to_sharegpt
-from sloth_nb.data.merge import merge_columns
+from sloth_nb.data.patterns import merge_columns
 from sloth_nb.errors import DatasetError, TemplateError
 
 ROWS = [{"q": "why", "ctx": "snow", "a": "cold"}, {"q": "why", "ctx": None, "a": "so"}]

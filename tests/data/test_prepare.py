@@ -201,3 +201,16 @@ def test_a_processor_s_tokenizer_is_found(shared_tokenizer: Any):
 def test_data_for_another_trainer_is_refused_with_its_name(shared_tokenizer: Any):
     with pytest.raises(DatasetError, match=r"(?s)preference.*DPOTrainer"):
         prepare([{"prompt": "q", "chosen": "a", "rejected": "b"}], shared_tokenizer)
+
+
+def test_several_columns_can_make_one_part(shared_tokenizer: Any):
+    rows = [{"q": "why", "ctx": "snow", "a": "cold", "b": "!"}, {"q": "why", "ctx": "", "a": "so", "b": "."}]
+    mapping = {"user": "{q}?[[ ({ctx})]]", "assistant": "{a}{b}"}
+    prepared = prepare(rows, shared_tokenizer, mapping=mapping, train_on="all")
+    texts = [shared_tokenizer.decode(row["input_ids"]) for row in prepared.dataset]
+    assert "why? (snow)<|im_end|>" in texts[0] and "cold!<|im_end|>" in texts[0]
+    assert "why?<|im_end|>" in texts[1] and "so.<|im_end|>" in texts[1]
+    joined = prepare(rows, shared_tokenizer, mapping={"text": "{q}: {a}"}).dataset[0]
+    assert shared_tokenizer.decode(joined["input_ids"]).startswith("why: cold")
+    with pytest.raises(DatasetError, match="no column 'x'"):
+        prepare(rows, shared_tokenizer, mapping={"user": "{x}", "assistant": "a"})

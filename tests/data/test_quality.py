@@ -86,3 +86,13 @@ def test_the_histogram_covers_all_lengths_without_gaps():
 )
 def test_steps_are_those_of_a_run(rows: int, packs: int, arguments: tuple, steps: int):
     assert DataReport(kept=rows, packs=packs).steps(*arguments) == steps
+
+
+def test_characters_that_the_tokenizer_drops_are_told(shared_tokenizer: Any):
+    report = prepare([*GOOD, chat("a\x1db", "a"), chat("\U00040000", "a")], shared_tokenizer).report
+    assert report.flaws["unwritable"] == 2 and "U+001D" in report.examples["unwritable"]
+
+
+def test_a_tokenizer_without_eos_is_noted_for_texts(tokenizer: Any):
+    tokenizer.eos_token = None
+    assert "no EOS" in str(prepare([{"text": "once upon a time"}], tokenizer).report)
