@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from sloth_nb.data import Collator
 from sloth_nb.errors import TrainingError
 from sloth_nb.models.install import engine_of
+from sloth_nb.models.occupancy import in_use
 from sloth_nb.training.callbacks import EvaluationCut, NotMeasured, RunCallback
 from sloth_nb.training.checkpoints import last_checkpoint, refuses_to_save, written_whole
 from sloth_nb.training.compat import TRAINER_NAMES, translate
@@ -162,7 +163,8 @@ class SFTTrainer(trl.SFTTrainer):
             if resume_from_checkpoint:
                 resume_from_checkpoint = str(last_checkpoint(resume_from_checkpoint, self.args.output_dir))
                 self._resumed_from = resume_from_checkpoint
-            output = super().train(resume_from_checkpoint or None, *args, **kwargs)
+            with in_use(self.model, "training"):  # answers from other threads are refused meanwhile
+                output = super().train(resume_from_checkpoint or None, *args, **kwargs)
         except BaseException as error:
             said = explained(error, self.state.global_step)
             if isinstance(error, KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 
 import pytest
 from transformers import TrainerCallback
@@ -279,3 +280,18 @@ def test_a_loss_that_is_not_a_number_is_shown_and_said(make_trainer):
     trainer.train()
     assert any("The loss at step 1 is nan" in e.data.get("message", "") for e in trainer.run.events)
     assert trainer.run.history.latest("loss") != trainer.run.history.latest("loss")
+
+
+def test_a_model_in_training_answers_only_when_the_run_is_over(make_trainer):
+    from sloth_nb import generate
+
+    trainer = make_trainer(max_steps=1000)
+    run = trainer.start()
+    tokenizer = trainer.processing_class
+    while not any(event.kind == "step" for event in run.events):
+        time.sleep(0.01)
+    with pytest.raises(TrainingError, match="can't answer meanwhile"):
+        generate(trainer.model, tokenizer, "Who are you?", max_new_tokens=2)
+    run.stop(save=False)
+    run.wait()
+    assert isinstance(generate(trainer.model, tokenizer, "Who are you?", max_new_tokens=2), str)
