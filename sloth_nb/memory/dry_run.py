@@ -19,6 +19,7 @@ from sloth_nb.errors import ModelError, TrainingError
 from sloth_nb.memory.estimate import Estimate
 from sloth_nb.memory.formulas import estimate_work
 from sloth_nb.memory.libraries import MOVING, fragmentation, library_bytes
+from sloth_nb.memory.trace import rounded
 from sloth_nb.memory.weights import standing
 from sloth_nb.memory.work import Work
 
@@ -61,8 +62,7 @@ def dry_run(work: Work, gpu: GPU) -> Estimate:
         stretches, per_parameter = _run(work, gpu, config, chosen, allocator)
     base = standing(work)
     start = base.weights + base.adapters + base.optimiser
-    if work.accumulation > 1:
-        start += base.gradients
+    start += base.gradients * ((work.accumulation > 1) + work.captured(gpu))
     peak, end, moment = _put_together(start, stretches, stands_for)
     step = end + int(per_parameter * base.trainable)
     if step > peak:
@@ -115,7 +115,7 @@ def _run(
     work: Work, gpu: GPU, config: Any, chosen: list[int], allocator: FakeAllocator
 ) -> tuple[list[Stretch], float]:
     """One micro-step on the chosen layers, in stretches; and how far the optimiser's step rises, per parameter."""
-    from sloth_nb.memory.fake_model import fake_model
+    from sloth_nb.memory.fake_model import decoder_layers, fake_model
 
     model = fake_model(work, config, chosen)
     _install(model, work, gpu, chosen, allocator.mark)
@@ -129,6 +129,8 @@ def _run(
             allocator.stretches.clear()
     trained = [p for p in model.parameters() if p.requires_grad]
     stretches = list(allocator.stretches)
+    if work.captured(gpu):
+        stretches = [_into_buffers(stretch, decoder_layers(model)) for stretch in stretches]
     return stretches, _optimise(work, trained, allocator) / max(sum(p.numel() for p in trained), 1)
 
 
@@ -183,6 +185,16 @@ def _install(model: nn.Module, work: Work, gpu: GPU, chosen: list[int], mark: Ca
     for place, layer in enumerate(report.engine.layers()):
         layer.forward = marked(layer.forward, ("forward", place))
         layer.backward = marked(layer.backward, ("backward", place))
+
+
+def _into_buffers(stretch: Stretch, layers: nn.ModuleList) -> Stretch:
+    """As a captured step has it, whose gradients go where room for them is kept."""
+    way, place = stretch.name if isinstance(stretch.name, tuple) else (None, 0)
+    if way != "backward":
+        return stretch
+    trained = [p for p in layers[place].parameters() if p.requires_grad]
+    made = sum(rounded(p.numel() * p.element_size()) for p in trained)
+    return replace(stretch, growth=stretch.growth - made, rise=max(0, stretch.rise - made))
 
 
 def _optimise(work: Work, parameters: list[Any], allocator: FakeAllocator) -> int:

@@ -36,11 +36,9 @@ def estimate_work(work: Work, gpu: GPU) -> Estimate:
         moments, host = plain_moments(work, gpu), 0
     else:
         moments, host = _engine_moments(work, gpu)
-    moments.append(Moment("optimiser step", _optimiser_step(work, base)))
+    _outliving_gradients(work, gpu, base.gradients, moments)
+    moments.append(Moment("optimiser step", _optimiser_step(work, gpu, base)))
     moments += generation(work)
-    if work.accumulation > 1:  # all gradients outlive every micro-step
-        for moment in moments:
-            moment.kinds["gradients"] = max(base.gradients, moment.kinds.get("gradients", 0))
     fullest = max(moments, key=lambda moment: sum(moment.kinds.values()))
 
     kinds = added(steady, fullest.kinds)
@@ -117,8 +115,26 @@ def _runs(work: Work, gpu: GPU) -> list[_Run]:
     return found
 
 
-def _optimiser_step(work: Work, base: Standing) -> dict[str, int]:
-    kinds = {"gradients": base.gradients}
+def _outliving_gradients(work: Work, gpu: GPU, all_of_them: int, moments: list[Moment]) -> None:
+    """Gradients that are there during a micro-step already, beside those that it makes.
+
+    Accumulated ones outlive each micro-step. A captured step writes into buffers that stay, out of which
+    accumulated ones are moved first.
+    """
+    accumulates = work.accumulation > 1
+    for moment in moments:
+        made = moment.kinds.get("gradients", 0)
+        if work.captured(gpu):
+            moment.kinds["gradients"] = all_of_them * (2 if accumulates else 1)
+        elif accumulates and work.lora and work.engine == "sloth":  # of all layers, handed over at the end
+            moment.kinds["gradients"] = all_of_them + made
+        elif accumulates:  # handed over parameter by parameter, or layer by layer
+            moment.kinds["gradients"] = max(all_of_them, made)
+
+
+def _optimiser_step(work: Work, gpu: GPU, base: Standing) -> dict[str, int]:
+    twice = work.captured(gpu) and work.accumulation > 1
+    kinds = {"gradients": base.gradients * (2 if twice else 1)}
     if work.optimiser == "adamw_torch":  # the square roots of every second moment, all at once
         kinds["workspace"] = base.gradients
     return kinds

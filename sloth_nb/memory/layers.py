@@ -52,11 +52,18 @@ def layer_cost(
     """
     sizes = _Sizes(block, work, capability, tile)
     held = sum(sizes.tape[name] for name in policy.device)
-    host = sum(sizes.tape[name] for name in policy.host)
-    if "attention" in policy.host:  # the log-sum-exp stays
-        held, host = held + sizes.attention.saved, host - sizes.attention.saved
+    moved = {name: sizes.tape[name] for name in policy.host}
+    if "attention" in moved:  # the log-sum-exp stays
+        held += sizes.attention.saved
+        moved["attention"] -= sizes.attention.saved
+    host = sum(_pinned(size) for size in moved.values())
     coming = sum(sizes.tape[name] for name in below.host) if below else 0
     return LayerCost(held, host, _forward(sizes, policy), _backward(sizes, policy, coming))
+
+
+def _pinned(size: int) -> int:
+    """Bytes of host memory that torch pins for a buffer of this size: the next power of two."""
+    return 1 << (size - 1).bit_length() if size else 0
 
 
 class _Sizes:

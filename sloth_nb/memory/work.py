@@ -20,6 +20,8 @@ METHODS = {
 }
 TASKS = {"sft": "supervised fine-tuning", "dpo": "preference pairs", "grpo": "rewards on generated answers"}
 OPTIMISERS = ("adamw_8bit", "paged_adamw_8bit", "adamw_torch", "adamw_torch_fused", "adamw_fp32", "sgd")
+# Up to so many tokens the engine captures a step that trains adapters (engine/causal.py; a test compares them).
+GRAPH_TOKENS = 8192
 ENGINES = {"sloth": "this package's engine", "hf": "transformers and peft as they come"}
 
 
@@ -36,6 +38,7 @@ class Work:
         ram: bytes of host memory that offloading may take; None leaves it open.
         embedding_offload: the input embedding stays in host memory.
         accumulation: micro-steps a step; above 1 the gradients of all layers outlive a backward.
+        graphs: short steps are captured and replayed, as the engine does unless told otherwise.
         generate: GRPO's (prompt tokens, answer tokens) while it generates.
         strategy: "ddp" copies the model to every GPU, "fsdp" cuts it into shards.
     """
@@ -52,6 +55,7 @@ class Work:
     optimiser: str = "adamw_8bit"
     packed: bool = False
     accumulation: int = 1
+    graphs: bool = True
     loss_chunk: int = 256 << 20
     mlp_tile: int | str | None = "auto"
     ram: int | None = None
@@ -131,6 +135,16 @@ class Work:
             return self.mlp_tile
         block = max(self.model.shape.blocks, key=lambda block: block.count)
         return None if gpu.is_cpu else automatic_tile(block, self.tokens, policies)
+
+    def captured(self, gpu: GPU) -> bool:
+        """Whether the engine replays this step from a CUDA graph once its shape has come a few times."""
+        return (
+            self.graphs
+            and self.lora
+            and self.engine == "sloth"
+            and not gpu.is_cpu
+            and self.tokens <= GRAPH_TOKENS
+        )
 
     @property
     def lora(self) -> bool:

@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from sloth_nb import catalog
-from sloth_nb.catalog import ModelInfo
+from sloth_nb.catalog import GPU, ModelInfo
 from sloth_nb.memory import Work
 
 __all__ = ["build", "inputs_of", "install", "optimiser_of", "text_only"]
+
+DEVICE = "cuda"
 
 
 def text_only(name: str) -> ModelInfo:
@@ -41,22 +43,24 @@ def build(work: Work) -> Any:
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.is_meta:
-                value = torch.randn(parameter.shape, device="cuda", dtype=torch.bfloat16).mul_(0.02)
-                if parameter.dim() == 1 and "gemma" not in config.model_type:
-                    value += 1.0  # a norm's weight
+                value = torch.randn(parameter.shape, device=DEVICE, dtype=torch.bfloat16).mul_(0.02)
+                if parameter.dim() == 1 and name == "weight" and "gemma" not in config.model_type:
+                    value += 1.0  # a norm's
                 setattr(module, name, nn.Parameter(value, requires_grad=work.method == "full"))
     decoder = model.get_decoder()
-    decoder.rotary_emb = type(decoder.rotary_emb)(config).cuda()
+    decoder.rotary_emb = type(decoder.rotary_emb)(config).to(DEVICE)
     if hasattr(decoder.embed_tokens, "embed_scale"):
-        decoder.embed_tokens.embed_scale = torch.tensor(config.hidden_size**0.5, device="cuda")
+        decoder.embed_tokens.embed_scale = torch.tensor(config.hidden_size**0.5, device=DEVICE)
     model.tie_weights()
     model.config.use_cache = False
+    model.is_loaded_in_4bit, model.is_loaded_in_8bit = work.method == "qlora", work.method == "lora-8bit"
     if work.lora:
         from peft import LoraConfig, get_peft_model
 
         names = sorted({linear.name for _, linear in work.model.shape.adapted(work.targets)})
         settings = LoraConfig(r=work.rank, lora_alpha=work.rank, target_modules=names, task_type="CAUSAL_LM")
-        model = get_peft_model(model, settings)
+        with torch.device(DEVICE):  # its first weights are drawn there, not on the host
+            model = get_peft_model(model, settings)
     return model.train()
 
 
@@ -65,7 +69,7 @@ def _stored(linear: Any, method: str) -> Any:
     import torch
     from torch import nn
 
-    weight = torch.randn(linear.out_features, linear.in_features, device="cuda", dtype=torch.bfloat16).mul_(
+    weight = torch.randn(linear.out_features, linear.in_features, device=DEVICE, dtype=torch.bfloat16).mul_(
         0.02
     )
     sizes = (linear.in_features, linear.out_features, linear.bias is not None)
@@ -75,10 +79,11 @@ def _stored(linear: Any, method: str) -> Any:
         )
         new.weight = bnb.nn.Params4bit(
             weight, requires_grad=False, quant_type="nf4", compress_statistics=True
-        ).to("cuda")
+        ).to(DEVICE)
     elif method == "lora-8bit":
         new = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False, device="meta")
-        new.weight = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False).to("cuda")
+        whole = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+        new.weight = whole._quantize(torch.device(DEVICE))  # where ``to`` wants to find it on the host
     else:
         new = nn.Linear(*sizes, device="meta")
         new.weight = nn.Parameter(weight, requires_grad=method == "full")
@@ -86,41 +91,44 @@ def _stored(linear: Any, method: str) -> Any:
 
 
 def optimiser_of(work: Work, model: Any) -> Any:
+    """The one that the trainer would take."""
     import torch
 
     trained = [p for p in model.parameters() if p.requires_grad]
     if work.optimiser == "adamw_torch":
         return torch.optim.AdamW(trained, lr=1e-5)
-    import bitsandbytes as bnb
+    from sloth_nb.engine.optim import AdamW8bit
 
-    return bnb.optim.AdamW8bit(trained, lr=1e-5)
+    return AdamW8bit(trained, lr=1e-5)
 
 
-def install(model: Any, work: Work, graphs: bool) -> None:
+def install(model: Any, work: Work, gpu: GPU) -> Any:
+    """The engine, on the model with the work's policies."""
     from sloth_nb.engine.policy import LayerPolicy
     from sloth_nb.models.install import install
 
-    gpu = catalog.gpu("H200")
     chosen: Any = "sloth"
     if work.policy != "sloth":
         chosen = [LayerPolicy(frozenset(p.device), frozenset(p.host)) for p in work.policies(gpu)]
     report = install(
-        model, chosen, mlp_tile=work.mlp_tile, loss_chunk_bytes=work.loss_chunk, cuda_graphs=graphs
+        model, chosen, mlp_tile=work.mlp_tile, loss_chunk_bytes=work.loss_chunk, cuda_graphs=work.graphs
     )
     if report.engine is None:
         raise RuntimeError(f"the engine did not take {work.model.name}: {report.left}")
+    return report.engine
 
 
 def inputs_of(work: Work) -> dict[str, Any]:
+    """A batch of random tokens of the work's shape."""
     import torch
 
     vocab = work.model.shape.vocab
     shape = (1, work.tokens) if work.packed else (work.batch, work.length)
-    ids = torch.randint(4, vocab - 8, shape, generator=torch.Generator().manual_seed(7)).cuda()
+    ids = torch.randint(4, vocab - 8, shape, generator=torch.Generator().manual_seed(7)).to(DEVICE)
     found = {"input_ids": ids, "labels": ids.clone()}
     if work.packed:
-        edges = torch.arange(0, work.tokens + 1, work.length, dtype=torch.int32, device="cuda")
-        positions = torch.arange(work.length, device="cuda").repeat(work.batch)[None]
+        edges = torch.arange(0, work.tokens + 1, work.length, dtype=torch.int32, device=DEVICE)
+        positions = torch.arange(work.length, device=DEVICE).repeat(work.batch)[None]
         found |= {"position_ids": positions, "cu_seq_lens_q": edges, "cu_seq_lens_k": edges}
         found |= {"max_length_q": work.length, "max_length_k": work.length}
     return found
