@@ -91,9 +91,10 @@ def test_any_estimate_adds_up(work, card):
 @given(work=works())
 def test_more_tokens_never_take_less(work):
     # The engine's own rules change what they do with the number of tokens; all else grows with it. A chunk of
-    # logits that is large enough for no second one keeps the loss from changing its own.
+    # logits that is large enough for no second one keeps the loss from changing its own, and a step of many tokens
+    # isn't captured.
     policy = "offload" if work.policy == "sloth" else work.policy
-    work = work.but(mlp_tile=None, policy=policy, loss_chunk=1 << 50)
+    work = work.but(mlp_tile=None, policy=policy, loss_chunk=1 << 50, graphs=False)
     now = estimate_work(work, H200).tensors
     assert estimate_work(work.but(length=work.length + 777), H200).tensors >= now
     assert estimate_work(work.but(batch=work.batch + 1), H200).tensors >= now
@@ -116,6 +117,19 @@ def test_offloading_moves_the_same_bytes_to_the_host_that_recompute_keeps():
     assert recompute.host == 0
     assert offload.host > 7 * 2**30
     assert recompute.total - offload.total > 0.9 * offload.host
+
+
+def test_a_captured_step_holds_all_gradients_throughout():
+    """Into buffers that stay; accumulated ones are moved out of them first."""
+
+    def held(length=4096, **options):
+        return estimate_work(LLAMA.but(batch=1, length=length, **options), H200).kinds["gradients"]
+
+    once = estimate_work(LLAMA, H200).trainable * 4
+    assert held(graphs=True) == pytest.approx(once, rel=0.01)
+    assert held(graphs=True, accumulation=4) == pytest.approx(2 * once, rel=0.01)
+    assert held(graphs=False) < 0.3 * once
+    assert held(16384, graphs=True) < 0.3 * once
 
 
 def test_policies_may_differ_by_layer_and_lie_between_their_ends():
