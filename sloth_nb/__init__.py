@@ -4,8 +4,9 @@ Only names live here. Each loads its module when first used, so that ``import sl
 script on a server never loads a widget.
 """
 
-from importlib import import_module
 from typing import Any
+
+from sloth_nb.lazy import load
 
 __version__ = "0.1.0"
 
@@ -32,11 +33,7 @@ __all__ = sorted(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'sloth_nb' has no attribute {name!r}")
-    value = getattr(import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
+    return load(__name__, name, _HOME_OF.get(name))
 
 
 def __dir__() -> list[str]:

@@ -4,8 +4,9 @@ room.
 Only names live here; each loads its module when first used, so that ``import sloth_nb.data`` needs no torch.
 """
 
-from importlib import import_module
 from typing import Any
+
+from sloth_nb.lazy import load
 
 _HOMES = {
     "collate": ["Collator"],
@@ -29,17 +30,13 @@ _HOMES = {
     "template": ["ChatTemplate"],
     "view": ["DatasetView"],
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_HOME_OF = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}
 
 __all__ = sorted(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'sloth_nb.data' has no attribute {name!r}")
-    value = getattr(import_module(f"sloth_nb.data.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
+    return load(__name__, name, _HOME_OF.get(name))
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,5 @@
 """The field's own names for data work, so that published notebooks run with the import changed."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +8,8 @@ from sloth_nb.data.lint import lint_template
 from sloth_nb.data.named import resolve
 from sloth_nb.data.responses import IGNORED, ResponseMask
 from sloth_nb.data.schema import recognise
-from sloth_nb.errors import DatasetError, SlothWarning, TemplateError
+from sloth_nb.errors import DatasetError, TemplateError
+from sloth_nb.notices import warn
 
 __all__ = [
     "get_chat_template",
@@ -44,7 +44,7 @@ def get_chat_template(
     from sloth_nb.data.template import ChatTemplate
 
     for name in ignored:
-        warnings.warn(f"get_chat_template has no use for {name!r}: left out.", SlothWarning, stacklevel=2)
+        warn(f"get_chat_template has no use for {name!r}: left out.")
     inner = getattr(tokenizer, "tokenizer", tokenizer)
     end = None
     if isinstance(chat_template, (tuple, list)):
@@ -234,11 +234,9 @@ def _masked(dataset: Any, relabel: Any, mask: ResponseMask, num_proc: int | None
             "  Leave both parts out: they come from the tokenizer's template."
         )
     if len(kept) < len(dataset):
-        warnings.warn(
+        warn(
             f"{len(dataset) - len(kept):,} of {len(dataset):,} rows of {name} hold nothing after "
-            f"{mask.response_part!r} (cut off, or no answer): left out.",
-            SlothWarning,
-            stacklevel=3,
+            f"{mask.response_part!r} (cut off, or no answer): left out."
         )
     return kept
 

@@ -19,6 +19,7 @@ from sloth_nb.data.skeleton import FastTemplate
 from sloth_nb.data.template import ChatTemplate, Rendered, TrainOn
 from sloth_nb.data.tokenise import IGNORED, Encoded, RowEncoder
 from sloth_nb.errors import SlothError, TemplateError
+from sloth_nb.notices import warn
 
 __all__ = ["RowReader", "reader_for"]
 
@@ -31,12 +32,16 @@ class RowReader(ABC):
     def __init__(self, on_error: OnError, report: DataReport, encoder: RowEncoder | None = None):
         self.on_error, self.report = on_error, report
         self.can_write = encoder.can_write if encoder else None
-        self.checks = RowChecks(report, self.can_write)
+        self.lost = encoder.lost_ascii if encoder else ""
+        if self.lost:
+            report.notes.append(_loses(self.lost))
+            warn(f"Data: {report.notes[-1]}.")
+        self.checks = RowChecks(report, self.can_write, suspect=bool(self.lost))
 
     def restart(self) -> None:
         """Forgets what was counted, for rows that are read again."""
         self.report.clear()
-        self.checks = RowChecks(self.report, self.can_write)
+        self.checks = RowChecks(self.report, self.can_write, suspect=bool(self.lost))
 
     @abstractmethod
     def encode(self, rows: list[dict[str, Any]], before: int) -> list[Encoded]:
@@ -56,6 +61,15 @@ class RowReader(ABC):
         self.report.drop(
             "refused" if isinstance(error, TemplateError) else "broken", f"row {number:,}: {error}"
         )
+
+
+def _loses(characters: str) -> str:
+    names = {" ": "spaces", "\n": "line breaks", "\t": "tabs"}
+    said = [name for c, name in names.items() if c in characters] + [c for c in characters if c not in names]
+    return (
+        f"the tokenizer loses {', '.join(said[:5])}{' and more' if len(said) > 5 else ''}: it is damaged, or "
+        "this transformers builds it wrongly (some GGUF files). Load the model's own tokenizer.json"
+    )
 
 
 def reader_for(

@@ -1,11 +1,11 @@
 """Named chat templates: ours, and the model makers' own as TRL ships them (read at run time, not copied)."""
 
 import difflib
-import warnings
 from importlib.resources import files
 from typing import Any
 
-from sloth_nb.errors import SlothWarning, TemplateError
+from sloth_nb.errors import TemplateError
+from sloth_nb.notices import warn
 
 __all__ = ["resolve", "template_names", "template_text"]
 
@@ -116,11 +116,9 @@ def _own(name: str, tokenizer: Any) -> str:
             raise TemplateError(
                 f"The {name} template ends turns with {usual}; this tokenizer has neither it nor an EOS."
             )
-        warnings.warn(
+        warn(
             f"The {name} template ends a turn with {usual}, which this tokenizer doesn't have: turns end with its EOS "
-            f"{tokenizer.eos_token} instead.",
-            SlothWarning,
-            stacklevel=4,
+            f"{tokenizer.eos_token} instead."
         )
         end = tokenizer.eos_token
     text = (files("sloth_nb.data") / "templates" / f"{file}.jinja").read_text(encoding="utf-8")

@@ -34,10 +34,21 @@ _MOJIBAKE = re.compile(
 
 
 class RowChecks:
-    """Looks at rows one by one and counts in ``report.flaws`` what it finds."""
+    """Looks at rows one by one and counts in ``report.flaws`` what it finds.
 
-    def __init__(self, report: DataReport, can_write: Callable[[str], bool] | None = None):
-        self.report, self.can_write = report, can_write
+    Args:
+        can_write: whether the tokenizer keeps a character.
+        suspect: it loses some of plain English too, so that no text is passed over.
+    """
+
+    def __init__(
+        self,
+        report: DataReport,
+        can_write: Callable[[str], bool] | None = None,
+        *,
+        suspect: bool = False,
+    ):
+        self.report, self.can_write, self.suspect = report, can_write, suspect
         self._written: dict[str, bool] = {}
         self._seen: set[int] = set()
         self._orders: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -54,7 +65,7 @@ class RowChecks:
                 self._orders[roles] = _disorder(roles)
             for flaw in self._orders[roles]:
                 self.report.flaw(flaw, number)
-        if not text.isascii() or not text.replace("\n", " ").replace("\t", " ").isprintable():
+        if self.suspect or not text.isascii() or not text.replace("\n", " ").replace("\t", " ").isprintable():
             self._characters(number, text)
 
     def _characters(self, number: int, text: str) -> None:

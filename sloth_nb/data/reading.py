@@ -2,14 +2,14 @@
 
 import os
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sloth_nb.data.formats import COMPRESSED, SUFFIXES, OnError, Skipped, is_readable, read_rows, read_table
 from sloth_nb.data.tables import concat_tables, rows_to_dataset, rows_to_table
-from sloth_nb.errors import DatasetError, SlothWarning
+from sloth_nb.errors import DatasetError
+from sloth_nb.notices import warn
 
 __all__ = ["find_files", "load_data"]
 
@@ -137,9 +137,7 @@ def _in_folder(folder: Path, split: str | None) -> list[Path]:
         files = [f for f in files if splits[f] == chosen]
     ignored = sorted({f.suffix or f.name for f in inside if not is_readable(f)} - {".md", ".py"})
     if ignored:
-        warnings.warn(
-            f"{folder}: files left out that hold no rows ({', '.join(ignored)}).", SlothWarning, stacklevel=5
-        )
+        warn(f"{folder}: files left out that hold no rows ({', '.join(ignored)}).")
     readme = [f for f in files if f.name.lower() == "readme.md"]
     return [f for f in files if f not in readme] if len(files) > len(readme) else files
 
@@ -169,11 +167,7 @@ def _read_files(files: list[Path], on_error: OnError, encoding: str) -> Any:
     if skipped:
         shown = "; ".join(f"line {line:,}: {why}" for _, line, why in skipped[:5])
         more = f"; and {len(skipped) - 5:,} more" if len(skipped) > 5 else ""
-        warnings.warn(
-            f"{skipped[0][0]}: {len(skipped):,} broken lines left out ({shown}{more}).",
-            SlothWarning,
-            stacklevel=4,
-        )
+        warn(f"{skipped[0][0]}: {len(skipped):,} broken lines left out ({shown}{more}).")
     where = str(files[0].parent if len(files) > 1 else files[0])
     return datasets.Dataset(tables[0] if len(tables) == 1 else concat_tables(tables, where))
 

@@ -12,11 +12,11 @@ from sloth_nb.errors import ModelError
 from sloth_nb.models import arguments
 from sloth_nb.models.binding import bind_methods
 from sloth_nb.models.checkpointing import set_checkpointing
-from sloth_nb.models.notices import warn
 from sloth_nb.models.seeding import seeded
 from sloth_nb.models.settings import settings_of
 from sloth_nb.models.sources import HubOptions
 from sloth_nb.models.targets import choose_targets, last_layers, unmatched, unmatched_said
+from sloth_nb.notices import warn
 
 __all__ = ["add_adapter", "load_adapter"]
 

@@ -8,8 +8,8 @@ from safetensors import SafetensorError
 
 from sloth_nb.errors import HardwareError, ModelError
 from sloth_nb.models import arguments
-from sloth_nb.models.notices import warn
 from sloth_nb.models.sources import Source
+from sloth_nb.notices import warn
 
 __all__ = ["choose_class", "is_multimodal", "load_config", "load_weights"]
 

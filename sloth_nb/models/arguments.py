@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sloth_nb.errors import ModelError
-from sloth_nb.models.notices import warn
+from sloth_nb.notices import warn
 
 __all__ = ["LOADING", "MERGING", "PEFT", "Unusual", "near_name", "refuse_unknown", "settle"]
 

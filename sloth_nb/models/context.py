@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sloth_nb.errors import ModelError
-from sloth_nb.models.notices import warn
+from sloth_nb.notices import warn
 
 __all__ = ["apply_context", "context_of", "positions_of", "read_positions", "write_positions"]
 

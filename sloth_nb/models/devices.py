@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from sloth_nb.errors import HardwareError
-from sloth_nb.models.notices import warn
+from sloth_nb.notices import warn
 
 __all__ = ["best_device", "choose_device_map", "main_device"]
 

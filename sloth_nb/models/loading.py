@@ -11,13 +11,13 @@ from sloth_nb.models.binding import bind_methods
 from sloth_nb.models.checkpointing import set_checkpointing
 from sloth_nb.models.context import apply_context, positions_of, read_positions
 from sloth_nb.models.devices import choose_device_map, main_device
-from sloth_nb.models.notices import warn
 from sloth_nb.models.quantization import keep_trainable
 from sloth_nb.models.seeding import seeded
 from sloth_nb.models.settings import Settings, attach
 from sloth_nb.models.sources import HubOptions, find_source
 from sloth_nb.models.tokenizers import load_tokenizer, mend_tokenizer, text_tokenizer
 from sloth_nb.models.weights import choose_weights
+from sloth_nb.notices import warn
 
 __all__ = ["load"]
 

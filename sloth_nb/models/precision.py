@@ -6,7 +6,7 @@ import torch
 
 from sloth_nb.errors import ModelError
 from sloth_nb.models.devices import best_device
-from sloth_nb.models.notices import warn
+from sloth_nb.notices import warn
 
 __all__ = ["choose_dtype", "is_bf16_supported", "is_bfloat16_supported"]
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from sloth_nb.errors import ModelError
-from sloth_nb.models.notices import warn
+from sloth_nb.notices import warn
 
 __all__ = ["choose_quantization", "keep_trainable"]
 

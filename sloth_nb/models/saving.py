@@ -10,10 +10,10 @@ from sloth_nb.errors import ExportError, ModelError
 from sloth_nb.models.arguments import MERGING, near_name, settle
 from sloth_nb.models.context import write_positions
 from sloth_nb.models.merging import merged_model
-from sloth_nb.models.notices import warn
 from sloth_nb.models.precision import is_bf16_supported
 from sloth_nb.models.settings import settings_of
 from sloth_nb.models.writing import written_folder
+from sloth_nb.notices import warn
 
 __all__ = ["push_to_hub_merged", "refuse_export", "save_pretrained", "save_pretrained_merged"]
 

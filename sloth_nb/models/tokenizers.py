@@ -3,8 +3,8 @@
 from typing import Any
 
 from sloth_nb.errors import ModelError
-from sloth_nb.models.notices import warn
 from sloth_nb.models.sources import HubOptions
+from sloth_nb.notices import warn
 
 __all__ = ["load_tokenizer", "mend_tokenizer", "text_tokenizer"]
 

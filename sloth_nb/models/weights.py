@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from sloth_nb.errors import ModelError
-from sloth_nb.models.notices import warn
 from sloth_nb.models.precision import choose_dtype
 from sloth_nb.models.quantization import choose_quantization
+from sloth_nb.notices import warn
 
 __all__ = ["Weights", "choose_weights"]
 

@@ -5,32 +5,14 @@ refused with the nearest right one, so that nothing is silently ignored.
 """
 
 import difflib
-import sys
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from sloth_nb.errors import SlothWarning, TrainingError
+from sloth_nb.errors import TrainingError
+from sloth_nb.notices import warn
 
-__all__ = ["CONFIG_NAMES", "TRAINER_NAMES", "Older", "translate", "warn_once"]
-
-_said: set[str] = set()
-_OURS = str(Path(__file__).parents[1])  # frames of this package, and of dataclasses, are not the user's
-
-
-def warn_once(key: str, message: str) -> None:
-    """Warn with a ``SlothWarning``, at the user's own line, the first time a process comes to ``key``."""
-    if key in _said:
-        return
-    _said.add(key)
-    frame, level = sys._getframe(), 1
-    while frame.f_back and (
-        frame.f_code.co_filename.startswith(_OURS) or frame.f_code.co_filename == "<string>"
-    ):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, SlothWarning, stacklevel=level)
+__all__ = ["CONFIG_NAMES", "TRAINER_NAMES", "Older", "translate"]
 
 
 @dataclass(frozen=True)
@@ -136,7 +118,7 @@ def translate(
         if name not in older:
             raise TrainingError(f"{owner} has no argument {name!r}{_nearest(name, [*known, *older])}")
         entry = older[name]
-        warn_once(f"{owner}.{name}", _sentence(owner, name, entry))
+        warn(_sentence(owner, name, entry), once=f"{owner}.{name}")
         new_value = entry.turn(value) if entry.turn else value
         if entry.new is None or new_value is None:
             continue

@@ -15,7 +15,8 @@ from transformers import TrainingArguments
 
 from sloth_nb.models.devices import best_device
 from sloth_nb.models.precision import is_bf16_supported
-from sloth_nb.training.compat import CONFIG_NAMES, translate, warn_once
+from sloth_nb.notices import warn
+from sloth_nb.training.compat import CONFIG_NAMES, translate
 
 __all__ = ["SFTConfig", "mixed_precision"]
 
@@ -32,16 +33,17 @@ def mixed_precision(bf16: bool | None, fp16: bool | None, device: torch.device) 
     if device.type not in ("cuda", "xpu"):
         if bf16 or fp16:
             asked = "bf16" if bf16 else "fp16"
-            warn_once(
-                "mixed_precision.none",
+            warn(
                 f"{asked}=True asks for autocast, which {device.type} doesn't gain from; the model trains in "
                 "the dtype it was loaded in.",
+                once="mixed_precision.none",
             )
         return False, False
     has_bf16 = is_bf16_supported(device)
     if bf16 and not has_bf16:
-        warn_once(
-            "mixed_precision.bf16", f"bf16=True: {device} only emulates bf16, slowly; fp16 is used instead."
+        warn(
+            f"bf16=True: {device} only emulates bf16, slowly; fp16 is used instead.",
+            once="mixed_precision.bf16",
         )
         return False, True
     if bf16 is None and not fp16:
@@ -176,9 +178,9 @@ def _accepts_older_names(cls: type) -> None:
         ratio = given.get("warmup_ratio")
         if ratio is not None and given.get("warmup_steps"):
             del given["warmup_ratio"]  # transformers always let a number of steps win over a share
-            warn_once(
-                "SFTConfig.warmup_ratio",
+            warn(
                 f"SFTConfig: warmup_ratio={ratio} was left out, because warmup_steps is given.",
+                once="SFTConfig.warmup_ratio",
             )
         here, _ = translate(cls.__name__, given, _option_names(cls), CONFIG_NAMES)
         positional = list(inspect.signature(init).parameters)[1 : len(args) + 1]

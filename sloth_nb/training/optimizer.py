@@ -6,7 +6,7 @@ from typing import Any
 from transformers.training_args import OptimizerNames
 
 from sloth_nb.errors import TrainingError
-from sloth_nb.training.compat import warn_once
+from sloth_nb.notices import warn
 from sloth_nb.training.config import SFTConfig
 
 __all__ = ["separate_embeddings", "usable_optimizer"]
@@ -22,7 +22,7 @@ def usable_optimizer(args: SFTConfig) -> None:
     if not missing and args.device.type != "cpu":
         return
     why = "bitsandbytes is not installed" if missing else "a CPU has memory enough for whole optimizer states"
-    warn_once("usable_optimizer", f"optim={name!r}: {why}; 'adamw_torch' is used, which needs more memory.")
+    warn(f"optim={name!r}: {why}; 'adamw_torch' is used, which needs more memory.", once="usable_optimizer")
     args.optim = OptimizerNames.ADAMW_TORCH
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from sloth_nb.errors import TrainingError
 from sloth_nb.models.checkpointing import set_checkpointing
 from sloth_nb.models.settings import settings_of
-from sloth_nb.training.compat import warn_once
+from sloth_nb.notices import warn
 from sloth_nb.training.config import SFTConfig
 
 __all__ = [
@@ -76,11 +76,11 @@ def one_gpu(args: SFTConfig) -> None:
     transformers would copy the model to each one at every step (``nn.DataParallel``), which TRL refuses.
     """
     if args.n_gpu > 1:
-        warn_once(
-            "one_gpu",
+        warn(
             f"{args.n_gpu} GPUs are visible; this process trains on {args.device}. To use all of them from a "
             "notebook, put loading and training in one function and start it with "
             f"accelerate.notebook_launcher(function, num_processes={args.n_gpu}).",
+            once="one_gpu",
         )
         args._n_gpu = 1
 

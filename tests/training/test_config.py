@@ -8,15 +8,15 @@ import torch
 import trl
 from transformers import TrainingArguments
 
+from sloth_nb import notices
 from sloth_nb.errors import SlothWarning, TrainingError
-from sloth_nb.training import compat
 from sloth_nb.training.compat import CONFIG_NAMES, TRAINER_NAMES
 from sloth_nb.training.config import SFTConfig, mixed_precision
 
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet(monkeypatch):
-    monkeypatch.setattr(compat, "_said", set())
+    monkeypatch.setattr(notices, "_said", set())
 
 
 @pytest.fixture

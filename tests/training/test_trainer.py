@@ -10,13 +10,14 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import TrainingArguments
 
+from sloth_nb import notices
 from sloth_nb.errors import DatasetError, SlothWarning, TrainingError
-from sloth_nb.training import SFTConfig, SFTTrainer, compat
+from sloth_nb.training import SFTConfig, SFTTrainer
 
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet(monkeypatch):
-    monkeypatch.setattr(compat, "_said", set())
+    monkeypatch.setattr(notices, "_said", set())
 
 
 def losses(trainer) -> list[float]:

@@ -3,8 +3,9 @@
 Each is a view of a plain-Python object that a script can use alone. Loaded only when a name is asked for.
 """
 
-from importlib import import_module
 from typing import Any
+
+from sloth_nb.lazy import load
 
 _HOMES = {
     "panel": ["Panel"],
@@ -15,17 +16,13 @@ _HOMES = {
     "dataset_preview": ["DatasetPreview"],
     "training_monitor": ["TrainingMonitor"],
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_HOME_OF = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}
 
 __all__ = sorted(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'sloth_nb_widgets' has no attribute {name!r}")
-    value = getattr(import_module(f"sloth_nb_widgets.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
+    return load(__name__, name, _HOME_OF.get(name))
 
 
 def __dir__() -> list[str]:
