@@ -2,6 +2,7 @@
 # lab    opens JupyterLab on the same notebook
 # test   lint and all tests; what continuous integration runs
 # lint   ruff and mypy alone
+# lessons  writes notebooks/classroom anew from the lessons' sources
 # bench  each kernel against its reference, on this machine
 # clean  removes .venv and what the other targets wrote
 #
@@ -9,7 +10,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test lint bench browser clean
+.PHONY: help demo lab test lint lessons bench browser clean
 
 # The first Python that is new enough; make PYTHON=/path/to/python takes another.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
@@ -68,6 +69,10 @@ browser: .venv/dev
 	        >/dev/null 2>&1 || echo "apt-get could not install chromium."; \
 	fi; \
 	has || { echo "No Chrome or Chromium was found: the browser tests can't run."; [ "$$CI" != true ]; }
+
+lessons: .venv/demo
+	@$(BIN)/sloth-nb classroom notebooks/classroom --force
+	@$(BIN)/sloth-nb classroom notebooks/classroom/teacher --teacher --force
 
 bench: .venv/dev
 	@$(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())' || \

@@ -24,6 +24,9 @@ class Command:
 
 
 COMMANDS = {
+    "classroom": Command(
+        "sloth_nb.authoring.classroom_command", "write the course's notebooks into a folder"
+    ),
     "doctor": Command("sloth_nb.doctor", "what this machine has, what will run on it, which versions clash"),
     "estimate": Command("sloth_nb.memory.estimate_command", "what a run will take, before it runs"),
     "run": Command("sloth_nb.authoring.run_command", "execute a notebook from its first to its last cell"),

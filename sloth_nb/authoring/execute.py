@@ -52,6 +52,7 @@ def execute(
     *,
     parameters: Mapping[str, Any] | None = None,
     cwd: str | os.PathLike[str] | None = None,
+    memory_limit: float | None = None,
     say: Say = print,
 ) -> Executed:
     """Execute a notebook with this very Python, and write it with its outputs.
@@ -62,6 +63,7 @@ def execute(
         parameters: values for names that the cell tagged ``parameters`` assigns.
         cwd: the kernel's working folder; by default that of ``output``, so that what the notebook writes lies
             beside it.
+        memory_limit: GB (of 10⁹ bytes) of resident memory after which the kernel is killed, as Binder does at 2.
         say: called with every line of progress.
 
     Raises:
@@ -75,7 +77,7 @@ def execute(
     folder = output.parent if cwd is None else Path(cwd)
     if not folder.is_dir():
         raise NotebookError(f"{folder} is not a folder to work in.")
-    client = _Client(content, say, folder)
+    client = _Client(content, say, folder, memory_limit)
     say(f"{notebook.name}: {sum(cell.cell_type == 'code' for cell in content.cells)} code cells")
     start = time.perf_counter()
     try:
@@ -84,9 +86,11 @@ def execute(
         raise NotebookError(f"{client.where()} failed: {_reason(error)}\n  See {output}.") from error
     except DeadKernelError as error:
         peak = client.memory.peak_bytes / 1e9
+        why = "the system may have ended it for want of memory"
+        if memory_limit is not None and peak > memory_limit:
+            why = f"it was ended at the limit of {memory_limit:g} GB"
         raise NotebookError(
-            f"{client.where()}: the kernel died (it had used up to {peak:.2f} GB; the system may have ended "
-            f"it for want of memory).\n  See {output}."
+            f"{client.where()}: the kernel died (it had used up to {peak:.2f} GB; {why}).\n  See {output}."
         ) from error
     finally:
         client.memory.stop()
@@ -114,7 +118,7 @@ def _reason(error: CellExecutionError) -> str:
 class _Client(NotebookClient):
     """nbclient, saying what happens, and keeping what background threads send to earlier cells."""
 
-    def __init__(self, content: Any, say: Say, folder: Path):
+    def __init__(self, content: Any, say: Say, folder: Path, memory_limit: float | None = None):
         super().__init__(
             content,
             timeout=None,
@@ -124,7 +128,7 @@ class _Client(NotebookClient):
             on_notebook_start=self._began,
         )
         self.say = say
-        self.memory = MemoryWatch()
+        self.memory = MemoryWatch(None if memory_limit is None else int(memory_limit * 1e9))
         self.cell_seconds: dict[int, float] = {}
         self._heading, self._number, self._unfinished = "", 0, ""
         self._cells_by_message: dict[str, int] = {}

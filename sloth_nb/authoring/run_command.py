@@ -21,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="a value for a name in the cell tagged `parameters`; may be given again",
     )
+    parser.add_argument(
+        "--memory-limit",
+        type=float,
+        metavar="GB",
+        help="end the kernel when it takes more memory than this, as Binder does at 2",
+    )
     parser.add_argument("--cwd", help="the kernel's working folder (default: the output's folder)")
 
 
@@ -34,7 +40,13 @@ def run(options: argparse.Namespace) -> int:
     from sloth_nb.authoring.parameters import parse_parameters
 
     output = Path(options.output or f"{Path(options.notebook).stem}-executed.ipynb")
-    done = execute(options.notebook, output, parameters=parse_parameters(options.parameter), cwd=options.cwd)
+    done = execute(
+        options.notebook,
+        output,
+        parameters=parse_parameters(options.parameter),
+        cwd=options.cwd,
+        memory_limit=options.memory_limit,
+    )
     peak = done.peak_memory_bytes / 1e9
     print(f"\nDone in {done.seconds:.0f} s, peak memory {peak:.2f} GB. The executed notebook: {output}")
     return 0

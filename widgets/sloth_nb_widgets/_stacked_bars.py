@@ -84,6 +84,8 @@ def _hatches(serial: int, count: int) -> Markup:
 
 
 def _bar_legend(figure: StackedBars, names: list[str], serial: int, y: float) -> tuple[int, Markup]:
+    if len(names) == 1:  # the values stand at the bars
+        return round(y), join([])
     parts, x = [], 12.0
     for i, name in enumerate(names):
         values = [sum(s.value for s in bar.segments if s.name == name) for bar in figure.bars]

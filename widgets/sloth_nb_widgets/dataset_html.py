@@ -16,7 +16,7 @@ from sloth_nb.data.tokenise import Token
 
 from .html import Markup, element, join, numbers_table
 
-__all__ = ["conversation", "findings", "problem", "report", "rows_table", "templated", "tokens"]
+__all__ = ["boxes", "conversation", "findings", "problem", "report", "rows_table", "templated", "tokens"]
 
 CELL = 90  # characters of a cell that the table shows
 MOST = 4000  # tokens, or turns' characters by the ten, that one row shows
@@ -135,8 +135,8 @@ def tokens(found: Sequence[Token], *, ids: bool, max_length: int | None) -> Mark
     shown = found[: min(cut, MOST)]
     pieces: list[Any] = []
     for learnt, group in groupby(shown, key=lambda token: token.trained):
-        boxes = [_token(token, ids) for token in group]
-        pieces.append(_framed(boxes) if learnt else element("span", boxes))
+        drawn = boxes(list(group), ids=ids)
+        pieces.append(_framed(drawn) if learnt else element("span", drawn))
     count = sum(token.trained for token in found[:cut])
     said = f"{cut:,} tokens, {count:,} of them learnt"
     if cut < len(found):
@@ -144,6 +144,11 @@ def tokens(found: Sequence[Token], *, ids: bool, max_length: int | None) -> Mark
     if len(shown) < cut:
         said += f"; the first {len(shown):,} are shown"
     return join([_legend(), element("p", said), element("div", pieces, class_="sloth-written sloth-tokens")])
+
+
+def boxes(found: Sequence[Token], *, ids: bool) -> list[Markup]:
+    """Each token in its own box, with its id above when asked."""
+    return [_token(token, ids) for token in found]
 
 
 def _token(token: Token, ids: bool) -> Markup:

@@ -63,9 +63,10 @@ def text(figure: Figure | StackedBars) -> str:
     lines = [figure.label]
     if isinstance(figure, StackedBars):
         for bar in figure.bars:
-            parts = ", ".join(f"{s.name} {format_number(s.value)}" for s in bar.segments)
+            named = [s for s in bar.segments if s.name]
+            parts = ", ".join(f"{s.name} {format_number(s.value)}" for s in named)
             total = format_number(sum(s.value for s in bar.segments))
-            lines.append(f"  {bar.name}: {total} {figure.unit}".rstrip() + f" ({parts})")
+            lines.append(f"  {bar.name}: {total} {figure.unit}".rstrip() + (f" ({parts})" if named else ""))
         if figure.limit:
             lines.append(f"  {figure.limit[0]}: {format_number(figure.limit[1])} {figure.unit}".rstrip())
         return "\n".join(lines)
