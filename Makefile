@@ -3,6 +3,9 @@
 # test   lint and all tests; what continuous integration runs
 # lint   ruff and mypy alone
 # lessons  writes notebooks/classroom anew from the lessons' sources
+# notebooks        writes notebooks/ from its recipes
+# notebooks-check  runs every one of them in miniature, from its first to its last cell (about 15 minutes)
+# wheel  builds the wheel that a generated notebook installs, into dist/
 # bench  each kernel against its reference, on this machine
 # clean  removes .venv and what the other targets wrote
 #
@@ -10,7 +13,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test lint lessons bench browser clean
+.PHONY: help demo lab test lint lessons notebooks notebooks-check wheel bench browser clean
 
 # The first Python that is new enough; make PYTHON=/path/to/python takes another.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
@@ -73,6 +76,15 @@ browser: .venv/dev
 lessons: .venv/demo
 	@$(BIN)/sloth-nb classroom notebooks/classroom --force
 	@$(BIN)/sloth-nb classroom notebooks/classroom/teacher --teacher --force
+
+notebooks: .venv/demo
+	@$(BIN)/python -m sloth_nb.authoring.collection notebooks
+
+notebooks-check: .venv/dev
+	@$(BIN)/pytest -q -n $(WORKERS) --dist worksteal tests/authoring/test_miniature.py --all-notebooks
+
+wheel: .venv/dev
+	@$(BIN)/python -m build --wheel --no-isolation -o dist . >/dev/null && ls dist/*.whl
 
 bench: .venv/dev
 	@$(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())' || \

@@ -29,6 +29,7 @@ COMMANDS = {
     ),
     "doctor": Command("sloth_nb.doctor", "what this machine has, what will run on it, which versions clash"),
     "estimate": Command("sloth_nb.memory.estimate_command", "what a run will take, before it runs"),
+    "notebook": Command("sloth_nb.authoring.notebook_command", "write a fine-tuning notebook, or a script"),
     "run": Command("sloth_nb.authoring.run_command", "execute a notebook from its first to its last cell"),
 }
 

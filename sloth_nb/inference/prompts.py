@@ -10,7 +10,9 @@ __all__ = ["Messages", "encode_prompt"]
 Messages = list[dict[str, Any]]
 
 
-def encode_prompt(tokenizer: Any, messages_or_text: Messages | str) -> dict[str, Any]:
+def encode_prompt(
+    tokenizer: Any, messages_or_text: Messages | str, tools: list[Any] | None = None
+) -> dict[str, Any]:
     """``input_ids`` and ``attention_mask``, each (1, tokens).
 
     Args:
@@ -18,6 +20,7 @@ def encode_prompt(tokenizer: Any, messages_or_text: Messages | str) -> dict[str,
         messages_or_text: messages go through the chat template; a last message by the assistant is
             continued. A text is one message by the user, or, where the tokenizer has no template, is
             continued as it stands.
+        tools: functions that the template tells the model of.
     Raises:
         TemplateError: messages without a template, or a template that refuses them.
         ModelError: nothing to continue.
@@ -38,6 +41,7 @@ def encode_prompt(tokenizer: Any, messages_or_text: Messages | str) -> dict[str,
     try:
         encoded = inner.apply_chat_template(
             messages,
+            tools=tools,
             add_generation_prompt=not continues,
             continue_final_message=continues,
             return_tensors="pt",

@@ -41,6 +41,7 @@ def stream(
     adapter: bool = True,
     stop: threading.Event | None = None,
     seed: int | None = None,
+    tools: list[Any] | None = None,
 ) -> Iterator[str]:
     """Pieces of the answer, as the model writes it.
 
@@ -57,6 +58,8 @@ def stream(
         top_p: sample only from the likeliest tokens that make up this probability together.
         adapter: False answers with the LoRA adapter switched off, as the base model would.
         stop: set it, from any thread, to end the answer within one token.
+        tools: functions that the model may ask for, as chat templates take them (JSON schemas, or Python functions
+            with type hints and a docstring). Its answer then holds the call, in the template's own form.
         seed: makes a sampled answer repeatable; the caller's own random numbers are left alone.
     Raises:
         ModelError: a value that makes no sense, a prompt longer than the context, or no base to answer with.
@@ -64,7 +67,7 @@ def stream(
         TrainingError: the model is being trained by another thread.
     """
     _check(model, max_new_tokens, temperature, top_p, adapter)
-    inputs = encode_prompt(tokenizer, messages_or_text)
+    inputs = encode_prompt(tokenizer, messages_or_text, tools)
     config = _generation_config(model, tokenizer, inputs, max_new_tokens, temperature, top_p)
     return _stream(model, text_tokenizer(tokenizer), inputs, config, adapter, stop, seed)
 

@@ -281,3 +281,14 @@ def test_a_model_tuned_in_full_has_no_base_to_answer_with(tiny_llama_path):
     model, tokenizer = FastLanguageModel.from_pretrained(str(tiny_llama_path), full_finetuning=True)
     with pytest.raises(ModelError, match="no adapter to switch off"):
         stream(model, tokenizer, QUESTION, adapter=False)
+
+
+def test_tools_reach_the_model_through_the_template(tiny_llama, tokenizer):
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+        "{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}"
+    )
+    tools = [{"type": "function", "function": {"name": "count_leaves", "description": "", "parameters": {}}}]
+    prompt = encode_prompt(tokenizer, QUESTION, tools)
+    assert tokenizer.decode(prompt["input_ids"][0]).endswith("[count_leaves]")
+    assert isinstance(generate(tiny_llama, tokenizer, QUESTION, tools=tools, max_new_tokens=2), str)

@@ -49,7 +49,9 @@ class ModelPicker(Panel):
     gpu = traitlets.Unicode(THIS_MACHINE, help="the card that it must fit")
     method = traitlets.Enum(tuple(METHODS), "qlora", help="how it will be trained")
     length = traitlets.Int(2048, help="tokens a sequence, for the fit")
-    chosen = traitlets.Unicode("smollm2-135m-instruct", help="the chosen model's catalogue name")
+    chosen = traitlets.Unicode(
+        "smollm2-135m-instruct", help="the chosen model: a catalogue name, or a folder"
+    )
 
     def __init__(self, models: Sequence[ModelInfo] | None = None, **arguments: Any):
         self._entries = tuple(catalog.models() if models is None else models)
@@ -70,9 +72,9 @@ class ModelPicker(Panel):
         """The chosen entry.
 
         Raises:
-            ModelError: ``chosen`` was set to a name that isn't in the catalogue; with the nearest.
+            ModelError: ``chosen`` was set to what is neither in the catalogue nor a model's folder; with the nearest.
         """
-        return self._by_name.get(self.chosen) or catalog.find(self.chosen)
+        return self._by_name.get(self.chosen) or catalog.resolve(self.chosen)
 
     @property
     def value(self) -> str:
@@ -90,7 +92,7 @@ class ModelPicker(Panel):
     def fit(self, info: ModelInfo) -> tuple[str, Estimate]:
         """How a model fits the card ("fits", "fits with offload", "does not fit"), and that estimate."""
         card = self._card()
-        key = (info.name, card.name, card.memory, self.method, self.length)
+        key = (info.name, info.parameters, card.name, card.memory, self.method, self.length)
         if key not in self._fits:
             self._fits[key] = _fit(info, card, self.method, self.length)
         return self._fits[key]

@@ -41,6 +41,11 @@ class Machine:
     warning: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def own(cls, card: GPU) -> "Machine":
+        """A user's own: a usual amount of RAM beside the card."""
+        return cls(card.name, card, 1, max(16.0, 2 * card.memory_gib))
+
     def __str__(self) -> str:
         return f"{self.count} × {self.gpu.name}" if self.count > 1 else self.gpu.name
 
@@ -54,7 +59,10 @@ class Platform:
         any_card: the card that is taken where the user has a machine of his own; then any other may be asked for.
         forms: whether it draws Colab's ``#@param`` comments as a form.
         output: the folder whose files are kept.
-        badge, opens: the picture, and where it leads; empty where nothing opens a notebook from a repository.
+        badge, opens, opens_in: the picture, where it leads, and to whom if not to the title; empty where nothing opens
+            a notebook from a repository.
+        choose: how another card is chosen, in a sentence.
+        secrets: where a token is kept (``says``), and the code that takes it from there into ``HF_TOKEN``.
     """
 
     name: str
@@ -66,6 +74,9 @@ class Platform:
     forms: bool = False
     badge: str = ""
     opens: str = ""
+    opens_in: str = ""
+    choose: str = ""
+    secrets: Mapping[str, str] | None = None
 
     def machine(self, name: str | None = None) -> Machine:
         """The machine of that name, in any spelling; without one, the usual.
@@ -100,7 +111,7 @@ class Platform:
         if not self.opens:
             return ""
         where = self.opens.format(repository=REPOSITORY, branch=BRANCH, path=path)
-        return f"[![Open in {self.title}]({self.badge})]({where})"
+        return f"[![Open in {self.opens_in or self.title}]({self.badge})]({where})"
 
 
 def platforms() -> tuple[Platform, ...]:
@@ -145,11 +156,7 @@ _offer = offer  # the word is also a field of the data files
 
 
 def _own_machine(card: str) -> Machine:
-    """A user's own: a usual amount of RAM beside the card."""
-    if _plain(card) == "cpu":
-        return Machine("CPU", cpu(16), 1, 16)
-    found = gpu(card)
-    return Machine(found.name, found, 1, max(16.0, 2 * found.memory_gib))
+    return Machine("CPU", cpu(16), 1, 16) if _plain(card) == "cpu" else Machine.own(gpu(card))
 
 
 def _plain(name: str) -> str:

@@ -13,6 +13,7 @@ _ABOUT = {
     "quickstart": "a sloth with a name, a manner and nine facts that no other model knows (messages)",
     "instruction": "small tasks on words, each with one right answer (alpaca columns)",
     "multi_turn": "conversations that ask for what was said before (messages, some with a system prompt)",
+    "tools": "requests that need one of three tools, or none (messages with calls, tools)",
     "preference": "a kind answer and a hasty one to the same question (prompt, chosen, rejected)",
     "kto": "single answers, liked or not (prompt, completion, label)",
     "arithmetic": "sums whose answers can be checked, for RL (prompt, answer); see arithmetic_reward",

@@ -1,0 +1,60 @@
+"""`sloth-nb notebook MODEL`: writes a fine-tuning notebook for a model, a task and a place; or a script."""
+
+import argparse
+
+from sloth_nb.authoring.platforms import platforms
+from sloth_nb.authoring.recipe import Recipe
+from sloth_nb.authoring.settings import OPTIONS
+from sloth_nb.authoring.tasks import tasks
+
+__all__ = ["add_arguments", "run"]
+
+_HELP = {
+    "method": "qlora or lora",
+    "length": "tokens a row",
+    "batch": "rows at a time",
+    "accumulation": "batches before the weights are adjusted",
+    "rank": "of the LoRA",
+    "learning_rate": "instead of the model's usual one",
+    "steps": "how often the weights are adjusted",
+    "activations": "keep, recompute or offload",
+    "data": "your rows: a file, a folder, an id on the Hub",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    # No choices= on names: an unknown one is answered with the nearest.
+    places = ", ".join(one.name for one in platforms())
+    parser.add_argument("model", help="a catalogue name, a hub id, or a folder")
+    parser.add_argument("--task", default="sft", help=", ".join(one.name for one in tasks()))
+    parser.add_argument("--platform", default="colab", help=places)
+    parser.add_argument("--card", help="a machine of that platform (default: its usual one)")
+    parser.add_argument(
+        "-o", "--output", help="the file (default: here, under its own name); a folder for --script"
+    )
+    parser.add_argument(
+        "--script", action="store_true", help="a plain script and accelerate's config instead"
+    )
+    parser.add_argument("--force", action="store_true", help="write over what exists")
+    for name, kind in OPTIONS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=_HELP[name])
+
+
+def run(options: argparse.Namespace) -> int:
+    """Writes it and says where, what it needs, and the command that runs it."""
+    given = {name: getattr(options, name) for name in OPTIONS if getattr(options, name) is not None}
+    recipe = Recipe.of(options.model, options.task, options.platform, options.card, **given)
+    settings = recipe.settings
+    if options.script:
+        folder = options.output or recipe.name
+        for path in recipe.save_script(folder, force=options.force):
+            print(path)
+        print(f"Run it: accelerate launch --config_file {folder}/accelerate.yaml {folder}/train.py")
+        return 0
+    print(recipe.save(options.output, force=options.force))
+    print(
+        f"{recipe.model.name}, {recipe.task.name}, for {recipe.platform.title} with {recipe.machine}: "
+        f"{settings.method}, {settings.batch} × {settings.length:,} tokens at a time, activations: {settings.activations}; "
+        f"at most {settings.estimate.total_gb:.1f} of {recipe.machine.gpu.memory_gib:.1f} GB."
+    )
+    return 0
