@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
     print(
         f"{recipe.model.name}, {recipe.task.name}, for {recipe.platform.title} with {recipe.machine}: "
         f"{settings.method}, {settings.batch} × {settings.length:,} tokens at a time, "
-        f"activations: {settings.activations}; at most {settings.estimate.total_gb:.1f} of {recipe.machine.gpu.memory_gib:.1f} GB."
+        f"activations: {settings.activations}; "
+        f"at most {settings.estimate.total_gb:.1f} of {recipe.machine.gpu.memory_gib:.1f} GB."
     )
     return 0
