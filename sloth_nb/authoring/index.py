@@ -61,7 +61,7 @@ def _section(task: Task, recipes: list[Recipe]) -> str:
 
 def _row(name: str, recipes: list[Recipe]) -> str:
     first = recipes[0]
-    need = f"{gib(first.settings.estimate.total)} of {gib(first.machine.gpu.memory)}"
+    need = f"{gib(first.settings.estimate.total)} of {first.machine.gpu.memory_gib:.1f} GB"
     links = " ".join(_link(one) for one in recipes)
     card = f"{first.machine.gpu.name}, {first.machine.says}" if first.machine.says else first.machine.gpu.name
     return f"| {name} ({first.model.size}) | {card} | {need} | about {minutes(first.seconds)} | {links} |"

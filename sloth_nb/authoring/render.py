@@ -155,8 +155,8 @@ def _gb(size: float) -> str:
 
 
 def gib(size: float) -> str:
-    """Bytes of a device's memory, in the unit that drivers mean when they say GB."""
-    return f"{size / 2**30:.1f} GB"
+    """Bytes of a device's memory in whole units of what drivers call GB, rounded up: it is an estimate."""
+    return f"{-(-size // 2**30):.0f} GB"
 
 
 def minutes(seconds: float) -> str:

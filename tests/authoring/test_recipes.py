@@ -13,9 +13,10 @@ import yaml
 
 from sloth_nb import catalog, make_notebook
 from sloth_nb.authoring import render
+from sloth_nb.authoring.platforms import Machine
 from sloth_nb.authoring.possible import possible_tasks, writes_text
 from sloth_nb.authoring.recipe import Recipe
-from sloth_nb.authoring.settings import SHARE
+from sloth_nb.authoring.settings import SHARE, settle
 from sloth_nb.authoring.tasks import COMING, read_task, task, tasks
 from sloth_nb.cli import main
 from sloth_nb.errors import HardwareError, ModelError, NotebookError
@@ -51,7 +52,17 @@ def test_settings_follow_the_card():
     assert large.settings.seconds < small.settings.seconds / 2
     assert large.settings.estimate.total > small.settings.estimate.total, "more room is used to be faster"
     assert Recipe.of("smollm2-135m-instruct", "sft", "classroom").settings.method == "lora"
-    assert Recipe.of("qwen3-32b", "sft", "colab", "L4").settings.length < 2048, "shorter before refused"
+
+
+def test_the_less_memory_the_shorter_the_rows_until_nothing_fits():
+    info, sft, lengths = catalog.find("qwen3-14b"), task("sft"), []
+    for quarters in range(64, 16, -1):
+        card = dataclasses.replace(catalog.gpu("T4"), memory_gib=quarters / 4)
+        try:
+            lengths.append(settle(info, sft, Machine.own(card)).length)
+        except HardwareError:
+            lengths.append(0)
+    assert lengths == sorted(lengths, reverse=True) and set(lengths) >= {2048, 512, 0}
 
 
 def test_what_is_asked_for_is_taken_as_it_is():
