@@ -115,6 +115,11 @@ class CausalEngine:
             self._plans[key] = self.settings.plan(self.config, len(self.specs), tokens, length, weight)
         return self._plans[key]
 
+    def forget_plans(self) -> None:
+        """Plans are asked for anew, and what was captured by the old ones goes."""
+        self._plans.clear()
+        self.replays.clear()
+
     def hidden(self, embeddings: Tensor, call: Call) -> Tensor:
         """(batch, length, hidden) embeddings → hidden states after the last norm."""
         batch, length = embeddings.shape[:2]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from sloth_nb_kernels.launch import on_gpu
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from .device import DeviceSpeed, free_host_bytes, speed_of
 from .policy import KEEP, LEAN, RECOMPUTE, LayerPolicy, activation_bytes, policy_of
 
-__all__ = ["Settings", "StackPlan", "offload_policies"]
+__all__ = ["Planner", "Settings", "StackPlan", "offload_policies"]
 
 # Below this many tokens a layer's tensors are too small to be worth a trip to the host.
 _OFFLOAD_FROM = 1024
@@ -31,16 +31,24 @@ class StackPlan:
     mlp_tile: int | None = None
 
 
+@runtime_checkable
+class Planner(Protocol):
+    """Whoever knows how much room there is, and plans each shape of batch for it."""
+
+    def plan(self, tokens: int, length: int) -> StackPlan | None:
+        """Of a pass over this many tokens, in sequences of up to ``length``; None leaves it to the "sloth" rule."""
+
+
 @dataclass
 class Settings:
     """How the engine spends memory.
 
     ``checkpointing``: ``False`` keeps everything; ``True`` recomputes; ``"sloth"`` or ``"unsloth"`` recomputes and
     moves to the host what can be copied while the device computes (on a CPU: keeps everything up to 1 GiB); a
-    policy's name or a ``LayerPolicy`` for all layers; or a list, one a layer.
+    policy's name or a ``LayerPolicy`` for all layers; a list, one a layer; or a ``Planner``, which is asked.
     """
 
-    checkpointing: "bool | str | LayerPolicy | list[str | LayerPolicy]" = "sloth"
+    checkpointing: "bool | str | LayerPolicy | list[str | LayerPolicy] | Planner" = "sloth"
     mlp_tile: "int | str | None" = "auto"
     loss_chunk_bytes: int = 256 << 20
     cuda_graphs: bool = True
@@ -48,6 +56,11 @@ class Settings:
     def plan(self, config: Any, layers: int, tokens: int, length: int, like: Tensor) -> StackPlan:
         """What a pass over this many tokens, in sequences of ``length``, does, layer by layer."""
         chosen = self.checkpointing
+        if isinstance(chosen, Planner):
+            planned = chosen.plan(tokens, length)
+            if planned is not None:
+                return planned
+            chosen = "sloth"
         if isinstance(chosen, list):
             if len(chosen) != layers:
                 raise ValueError(f"{len(chosen)} policies were given for {layers} layers")

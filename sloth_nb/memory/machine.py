@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import psutil
 
@@ -13,9 +14,18 @@ from sloth_nb.catalog import GPU, cpu
 from sloth_nb.catalog import gpu as gpu_named
 from sloth_nb.errors import HardwareError
 
-__all__ = ["Device", "device_for", "devices", "ram_gib"]
+__all__ = ["Device", "device_for", "devices", "free_ram", "ram_gib"]
 
 GIB = 2**30
+# Where Linux says what a container may take, takes, and of what (control groups, versions 2 and 1).
+CONTAINERS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,19 @@ def devices() -> list[Device]:
 def ram_gib() -> float:
     """The machine's RAM."""
     return psutil.virtual_memory().total / GIB
+
+
+def free_ram() -> int:
+    """Bytes of RAM that could be taken now, within the limit of a container where there is one."""
+    free = psutil.virtual_memory().available
+    for files in CONTAINERS:
+        try:
+            limit, used, stat = (Path(file).read_text("ascii") for file in files)
+            read_files = [line.split()[1] for line in stat.splitlines() if line.startswith("inactive_file ")]
+            free = min(free, max(int(limit) - int(used) + sum(map(int, read_files)), 0))
+        except (OSError, ValueError, IndexError):  # no such container, or "max"
+            continue
+    return free
 
 
 def device_for(name: "str | GPU | None") -> GPU:

@@ -69,22 +69,25 @@ class Plan:
         )
 
 
-def plan(work: Work, budget: Budget) -> Plan:
+def plan(work: Work, budget: Budget, *, split: bool = True) -> Plan:
     """The fastest plan for this work that fits the budget.
 
-    The sequences of one optimiser step (``batch × accumulation``) stay as asked; how many go at once, what
-    each layer keeps, the loss's chunk and the MLP's tile are the planner's.
+    The sequences of one optimiser step (``batch × accumulation``) stay as asked; how many go at once (with
+    ``split``), what each layer keeps, the loss's chunk and the MLP's tile are the planner's.
 
     Raises:
         HardwareError: nothing fits; with the cheapest changes that would.
     """
     best: Plan | None = None
     moving = [None] if budget.gpu.is_cpu or not budget.host else [None, *MOVING]
-    for option in _options(work):
+    for option in _options(work, split):
         if best and step_seconds(option.but(policy="keep"), budget.gpu) >= best.seconds:
             continue
-        tried = [_fit(option, budget, kind) for kind in moving]
-        if len(moving) > 1:
+        if option.engine == "hf":  # one policy for all layers, and nothing moves
+            tried = [_inside(option.but(policy=policy), budget) for policy in ("keep", "recompute")]
+        else:
+            tried = [_fit(option, budget, kind) for kind in moving]
+        if len(moving) > 1 and option.engine == "sloth":
             tried.append(_inside(option.but(policy="sloth", ram=budget.host), budget))
         for fitted in tried:
             if fitted is None:
@@ -93,7 +96,7 @@ def plan(work: Work, budget: Budget) -> Plan:
             if best is None or seconds < best.seconds:
                 best = Plan(fitted.work, budget, fitted, seconds)
     if best is None:
-        raise HardwareError(_refusal(work, budget))
+        raise HardwareError(_refusal(work, budget, split))
     return best
 
 
@@ -105,10 +108,11 @@ def fitted_policies(work: Work, budget: Budget) -> Work | None:
     return None if answer is None else answer.work
 
 
-def _options(work: Work) -> Iterator[Work]:
+def _options(work: Work, split: bool) -> Iterator[Work]:
     """Everything but the policies, the likely best first: large micro-batches, large tiles and chunks."""
     sequences = work.batch * work.accumulation
-    for size in range(min(sequences, max(work.batch, 64)), 0, -1):
+    sizes = range(min(sequences, max(work.batch, 64)), 0, -1) if split else (work.batch,)
+    for size in sizes:
         if sequences % size:
             continue
         for tile in TILES:
@@ -206,13 +210,16 @@ def _fit(option: Work, budget: Budget, moving: str | None) -> Estimate | None:
     return best
 
 
-def _refusal(work: Work, budget: Budget) -> str:
+def _refusal(work: Work, budget: Budget, split: bool) -> str:
     """What it would take at its leanest, and the cheapest changes that would fit."""
-    leanest = (estimate_work(option.but(policy="offload"), budget.gpu) for option in _options(work))
+    here = "lean" if budget.gpu.is_cpu else "offload"
+    leanest = (estimate_work(option.but(policy=here), budget.gpu) for option in _options(work, split))
     least = min(leanest, key=lambda estimate: estimate.total)
-    says = f"{least.total_gb:.1f} GB and {least.host / GB:.1f} GB of RAM"
-    offload = least.host <= budget.host
-    if not offload:
+    says = f"{least.total_gb:.1f} GB"
+    if not budget.gpu.is_cpu:
+        says += f" and {least.host / GB:.1f} GB of RAM"
+    offload = not budget.gpu.is_cpu and least.host <= budget.host
+    if not offload and not budget.gpu.is_cpu:
         says += f", of which {budget.host / GB:.1f} GB may be used"
         least = estimate_work(least.work.but(policy="lean"), budget.gpu)
     lines = [

@@ -32,7 +32,7 @@ class Work:
     Attributes:
         batch: sequences a device and a step. For DPO, pairs; for GRPO, answers (all generations together).
         length: tokens a sequence; a packed batch is ``batch * length`` tokens whatever is in it.
-        policy: one of POLICIES for all layers, or one a layer ("sloth" apart), bottom to top.
+        policy: one of POLICIES for all layers, or one a layer ("sloth" apart) or ``Policy``, bottom to top.
         loss_chunk: bytes of logits that the loss holds at a time.
         mlp_tile: tokens that pass an MLP at a time; None is all of them, "auto" the engine's own choice.
         ram: bytes of host memory that offloading may take; None leaves it open.
@@ -50,7 +50,7 @@ class Work:
     length: int = 2048
     rank: int = 16
     targets: tuple[str, ...] | None = None
-    policy: str | tuple[str, ...] = "recompute"
+    policy: "str | tuple[str | Policy, ...]" = "recompute"
     engine: str = "sloth"
     optimiser: str = "adamw_8bit"
     packed: bool = False
@@ -85,7 +85,8 @@ class Work:
             )
         else:
             for policy in set(self.policy):
-                _one_of("a layer's policy", policy, NAMED)
+                if not isinstance(policy, Policy):
+                    _one_of("a layer's policy", policy, NAMED)
 
     @classmethod
     def of(cls, model: "str | PathLike[str] | Mapping[str, Any] | ModelInfo", **options: Any) -> "Work":
@@ -122,7 +123,7 @@ class Work:
         """One policy a layer, bottom to top; the engine's own rule depends on the card."""
         shape = self.model.shape
         if not isinstance(self.policy, str):
-            return tuple(NAMED[name] for name in self.policy)
+            return tuple(name if isinstance(name, Policy) else NAMED[name] for name in self.policy)
         if self.policy != "sloth":
             return (NAMED[self.policy],) * shape.layers
         block = max(shape.blocks, key=lambda block: block.count)

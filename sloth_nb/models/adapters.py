@@ -61,7 +61,7 @@ def add_adapter(
             the ``finetune_…`` switches leave on.
         finetune_last_n_layers: only the last n decoder layers.
         use_gradient_checkpointing: True, "unsloth" or "sloth" recompute activations in the backward, to save
-            memory; False keeps them.
+            memory; False keeps them; "auto" plans for the room that there is when training begins.
         random_state: seed of the adapters' first weights.
         max_seq_length: the model's context is fixed by ``from_pretrained``; more than that is refused with a
             warning.

@@ -5,12 +5,15 @@ from typing import Any
 from sloth_nb.engine.policy import LayerPolicy, policy_of
 from sloth_nb.errors import ModelError
 
+from . import recomputing
 from .install import install
+from .planning import AutoPlan
 from .report import Report
+from .settings import settings_of
 
 __all__ = ["set_checkpointing"]
 
-_MODES = (True, False, "unsloth", "sloth")
+_MODES = (True, False, "unsloth", "sloth", "auto")
 
 
 def set_checkpointing(model: Any, mode: "bool | str | LayerPolicy | list[str | LayerPolicy]") -> Report:
@@ -21,22 +24,30 @@ def set_checkpointing(model: Any, mode: "bool | str | LayerPolicy | list[str | L
     it, so nothing is recomputed twice.
 
     Args:
-        mode: False keeps all activations; True recomputes; "sloth" or "unsloth" also moves them to the host; or a
-            policy of the engine ("keep", "recompute", "lean", "offload"), for all layers or one each.
+        mode: False keeps all activations; True recomputes; "sloth" or "unsloth" also moves them to the host; "auto"
+            plans for the room that there is (``AutoPlan``); or a policy of the engine ("keep", "recompute", "lean",
+            "offload"), for all layers or one each. A model loaded with ``plan="auto"`` takes True, "sloth" and
+            "unsloth" as "auto": what is named more closely goes before the plan.
     Returns:
         The engine's report; the reason is in it when the model is left to transformers.
     Raises:
         ModelError: another mode, or a model whose layers can't be recomputed.
     """
     _check(mode)
-    report = install(model, mode)
-    keep_all = mode is False or mode == "keep"
-    if keep_all:
-        _method(model, "disable")()
+    if (
+        settings_of(model).plan == "auto"
+        and not isinstance(mode, list)
+        and mode in (True, "sloth", "unsloth")
+    ):
+        mode = "auto"
+    planner = AutoPlan(model) if mode == "auto" else None
+    report = install(model, planner or mode)
+    report.plan = planner
+    if mode is False or mode == "keep":
+        recomputing.disable(model)
         return report
-    model.config.use_cache = False  # a cache can't be recomputed; transformers would say so at every start
     try:
-        _method(model, "enable")({"use_reentrant": False})
+        recomputing.enable(model)
     except ValueError as error:
         if report.installed:
             return report
@@ -55,9 +66,3 @@ def _check(mode: Any) -> None:
         raise ModelError(
             f"use_gradient_checkpointing={mode!r} is not known. Known: {known}, or a policy of the engine ({error})."
         ) from error
-
-
-def _method(model: Any, verb: str) -> Any:
-    """transformers 5.2x renamed the methods, and warns under the older names."""
-    newer = getattr(model, f"activation_checkpointing_{verb}", None)
-    return newer or getattr(model, f"gradient_checkpointing_{verb}")

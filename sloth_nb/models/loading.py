@@ -58,6 +58,7 @@ def load(
     whisper_task: str | None = None,
     unsloth_force_compile: bool = False,
     target_parameters: Any = None,
+    plan: str | None = None,
     *args: Any,
     **kwargs: Any,
 ) -> tuple[Any, Any]:
@@ -85,7 +86,8 @@ def load(
             spare, and pads to the right. False leaves it as it comes.
         trust_remote_code: lets the model's repository run its own Python code here. Off.
         use_gradient_checkpointing: for what is trainable after loading (``full_finetuning``, or an adapter's
-            folder): True, "unsloth" or "sloth" recompute activations to save memory; False keeps them.
+            folder): True, "unsloth" or "sloth" recompute activations to save memory; False keeps them;
+            "auto" as with ``plan``.
         resize_model_vocab: rows of the embeddings, for a tokenizer that got new tokens.
         revision: branch, tag or commit on the Hub.
         use_exact_model_name: no name is ever replaced by another here, so True and False are the same.
@@ -99,6 +101,8 @@ def load(
         auto_model: the class to load with, such as ``WhisperForConditionalGeneration``; None chooses.
         whisper_language, whisper_task: written into the generation settings of a Whisper model.
         target_parameters: kept as the default of ``get_peft_model``.
+        plan: "auto" chooses when training begins what each layer keeps, recomputes or moves to the host, for the
+            room that there is then, wherever checkpointing is asked for as True, "sloth" or "unsloth".
         offload_embedding, fast_inference, gpu_memory_utilization, float8_kv_cache, max_lora_rank,
             disable_log_stats, unsloth_tiled_mlp, unsloth_force_compile: without effect here; asked for, a
             warning says why.
@@ -116,6 +120,8 @@ def load(
         raise ModelError(
             f"from_pretrained takes no further positional arguments, and got {args!r}. Name them."
         )
+    if plan not in (None, "auto"):
+        raise ModelError(f'plan={plan!r} is not known; it is "auto" or None.')
     dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype
     hub = HubOptions(token, revision, kwargs.pop("cache_dir", None), kwargs.pop("local_files_only", False))
     source = find_source(model_name, hub)
@@ -173,6 +179,7 @@ def load(
             target_parameters=target_parameters,
             tokenizer=tokenizer,
             stretched_positions=positions if positions != own_positions else None,
+            plan=plan,
         ),
     )
     if source.adapter:

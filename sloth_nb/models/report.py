@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..engine.causal import CausalEngine
+    from .planning import AutoPlan
 
 __all__ = ["Report"]
 
@@ -21,6 +22,8 @@ class Report:
     engine: CausalEngine | None = None
     left: str | None = None
     """Why the whole model was left as it was, when it was."""
+    plan: AutoPlan | None = None
+    """What decides how activations are held, when that was left to a plan."""
     undo_steps: list[Callable[[], None]] = field(default_factory=list)
 
     def __reduce__(self) -> tuple:
@@ -40,7 +43,8 @@ class Report:
     def rows(self) -> list[tuple[str, str]]:
         """(part, what runs there)."""
         if self.engine is None:
-            return [("everything", f"transformers' own modules: {self.left}")]
+            plan = [] if self.plan is None else [("activations kept", str(self.plan))]
+            return [("everything", f"transformers' own modules: {self.left}"), *plan]
         if not self.installed:
             return [("everything", "transformers' own modules: the engine was taken off again")]
         engine = self.engine

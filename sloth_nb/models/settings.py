@@ -19,6 +19,7 @@ class Settings:
     target_parameters: Any = None
     tokenizer: Any = None
     stretched_positions: dict[str, Any] | None = None
+    plan: str | None = None
 
 
 def attach(model: Any, settings: Settings) -> None:

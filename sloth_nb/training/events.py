@@ -27,15 +27,16 @@ class RunEvent:
     ``data`` by kind (numbers are plain floats and ints; a value that is not known is left out):
 
     - ``started``: max_steps, epochs, batch_size, gradient_accumulation_steps, trainable_parameters, model,
-      output_dir, resumed_from, report (what the data became), predicted_bytes, and host, process,
-      process_started: whether that process still lives tells a run that goes on from one that was cut off
+      output_dir, resumed_from, report (what the data became), predicted_bytes, plan (what each
+      layer keeps, when that was planned), and host, process, process_started: whether that process still lives
+      tells a run that goes on from one that was cut off
     - ``step``: loss, learning_rate, grad_norm, epoch, tokens (trained so far, non-padding),
       tokens_per_second, memory_bytes (peak so far: of the GPU's allocator, or this process' resident set)
     - ``eval``: eval_loss and any other ``eval_*`` metric
     - ``checkpoint``: path
     - ``warning``: message
     - ``stopped``: reason, saved (path or null)
-    - ``finished``: loss, seconds, tokens, tokens_per_second, memory_bytes
+    - ``finished``: loss, seconds, tokens, tokens_per_second, memory_bytes, and predicted_bytes beside it
     - ``failed``: message
     """
 

@@ -14,7 +14,6 @@ def explained(error: BaseException, step: int) -> BaseException:
         return HardwareError(
             f"Out of memory at step {step + 1} ({text.splitlines()[0]}).\n  Lower "
             "per_device_train_batch_size (and raise gradient_accumulation_steps by as much: the same "
-            "result), or max_length, or turn on "
-            'gradient_checkpointing="sloth".'
+            'result), or max_length, or let a plan find what fits: gradient_checkpointing="auto".'
         )
     return error

@@ -8,7 +8,13 @@ from collections.abc import Iterator
 import psutil
 import torch
 
-__all__ = ["Pace", "peak_memory_bytes"]
+__all__ = ["Pace", "forget_peaks", "peak_memory_bytes"]
+
+
+def forget_peaks(device: torch.device) -> None:
+    """Peaks of CUDA's allocator begin anew; a process' resident set has no such mark."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

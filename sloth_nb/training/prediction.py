@@ -1,13 +1,16 @@
-"""What the memory model expects of a run, to be stored beside what the run really takes."""
+"""What the memory model expects of a run: the plan it is given, and bytes to be stored beside what it really takes."""
 
 from typing import Any
 
 from sloth_nb import memory
 from sloth_nb.errors import SlothError
+from sloth_nb.memory.policy import Policy
 from sloth_nb.models.install import engine_of
+from sloth_nb.models.planning import auto_plan_of
+from sloth_nb.models.workload import work_of
 from sloth_nb.training.config import SFTConfig
 
-__all__ = ["predicted_bytes"]
+__all__ = ["plan_run", "predicted_bytes", "shape_of"]
 
 # transformers' names for what the memory model knows; others hold fp32 states like torch's own AdamW.
 _OPTIMISERS = {
@@ -19,6 +22,30 @@ _OPTIMISERS = {
 }
 
 
+def shape_of(args: SFTConfig, rows: Any) -> dict[str, Any]:
+    """Options of ``Work`` that a trainer's arguments and rows say; of the rows the longest is taken for all."""
+    return {
+        "batch": args.per_device_train_batch_size,
+        "length": _longest(rows, args.pad_to_multiple_of),
+        "packed": args.packing or args.padding_free,
+        "accumulation": args.gradient_accumulation_steps,
+        "optimiser": _OPTIMISERS.get(str(getattr(args.optim, "value", args.optim)), "adamw_torch"),
+        "gpus": args.world_size,
+    }
+
+
+def plan_run(model: Any, args: SFTConfig, rows: Any, optimizer: Any = None) -> memory.Plan | None:
+    """Plans the run of a model that was prepared with "auto", for the room that there is now; None for others.
+
+    Raises:
+        HardwareError: it doesn't fit; with the three cheapest changes that would make it.
+    """
+    planner = auto_plan_of(model)
+    if planner is None:
+        return None
+    return planner.begin(optimiser_is_there=_has_states(optimizer), **shape_of(args, rows))
+
+
 def predicted_bytes(model: Any, args: SFTConfig, rows: Any, gpu: str | None = None) -> int | None:
     """The peak that ``torch.cuda.max_memory_allocated`` should show, or None where nothing can be said.
 
@@ -28,52 +55,37 @@ def predicted_bytes(model: Any, args: SFTConfig, rows: Any, gpu: str | None = No
     """
     if gpu is None and args.device.type != "cuda":
         return None
-    adapter = getattr(model, "active_peft_config", None)
-    options: dict[str, Any] = {
-        "method": _method(model, adapter),
-        "batch": args.per_device_train_batch_size,
-        "length": _longest(rows),
-        "packed": args.packing or args.padding_free,
-        "accumulation": args.gradient_accumulation_steps,
-        "optimiser": _OPTIMISERS.get(str(getattr(args.optim, "value", args.optim)), "adamw_torch"),
-        **_how(model),
-    }
-    if adapter is not None:
-        options["rank"] = adapter.r
-        if not isinstance(adapter.target_modules, str):
-            options["targets"] = tuple(sorted(adapter.target_modules))
     try:
-        return int(memory.estimate(model.config.to_dict(), gpu=gpu, **options).tensors)
+        work = work_of(model, **shape_of(args, rows))
+        if gpu is None:
+            work = _as_the_engine_will(model, work)
+        return int(memory.estimate_work(work, memory.device_for(gpu)).tensors)
     except SlothError:  # a card or an architecture that the memory model doesn't know
         return None
 
 
-def _method(model: Any, adapter: Any) -> str:
-    if getattr(model, "is_loaded_in_4bit", False):
-        return "qlora"
-    if getattr(model, "is_loaded_in_8bit", False):
-        return "lora-8bit"
-    return "full" if adapter is None else "lora"
+def _as_the_engine_will(model: Any, work: memory.Work) -> memory.Work:
+    """The work with the very policies that the engine takes on this card for its largest batch."""
+    engine = engine_of(model)
+    if engine is None:
+        return work
+    made = engine.plan(work.tokens, work.length)
+    policies = tuple(Policy(tuple(policy.device), tuple(policy.host)) for policy in made.policies)
+    return work.but(policy=policies, mlp_tile=made.mlp_tile)
 
 
-def _how(model: Any) -> dict[str, str]:
-    """Who computes, and what becomes of activations."""
-    if (engine := engine_of(model)) is not None:
-        chosen = engine.settings.checkpointing
-        named = {True: "recompute", False: "keep", None: "keep", "unsloth": "sloth"}
-        return {
-            "engine": "sloth",
-            "policy": named.get(chosen, chosen) if not isinstance(chosen, list) else "sloth",
-        }
-    newer = hasattr(model, "is_activation_checkpointing")
-    recomputes = model.is_activation_checkpointing if newer else model.is_gradient_checkpointing
-    return {"engine": "hf", "policy": "recompute" if recomputes else "keep"}
+def _has_states(optimizer: Any) -> bool:
+    inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+    return bool(getattr(inner, "state", None))
 
 
-def _longest(rows: Any) -> int:
-    """Tokens of the longest row, from the table's own lengths, without reading the tokens."""
+def _longest(rows: Any, multiple: int | None) -> int:
+    """Tokens of the longest row, from the table's own lengths, without reading the tokens; padded as it will be."""
     import pyarrow.compute
 
     if hasattr(rows, "data"):
-        return pyarrow.compute.max(pyarrow.compute.list_value_length(rows.data.column("input_ids"))).as_py()
-    return max(len(row["input_ids"]) for row in rows)
+        column = rows.data.column("input_ids")
+        longest = pyarrow.compute.max(pyarrow.compute.list_value_length(column)).as_py()
+    else:
+        longest = max(len(row["input_ids"]) for row in rows)
+    return -(-longest // (multiple or 1)) * (multiple or 1)

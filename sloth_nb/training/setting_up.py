@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from sloth_nb.errors import TrainingError
+from sloth_nb.models import recomputing
 from sloth_nb.models.checkpointing import set_checkpointing
 from sloth_nb.models.settings import settings_of
 from sloth_nb.notices import warn
@@ -95,9 +96,7 @@ def decide_checkpointing(model: Any, args: SFTConfig) -> None:
     asked = args.asked_checkpointing
     args.set_checkpointing(False)
     if asked is None:
-        newer = hasattr(model, "is_activation_checkpointing")  # transformers warns about the older name
-        already = model.is_activation_checkpointing if newer else model.is_gradient_checkpointing
-        if already or args.device.type == "cpu" or settings_of(model).name:
+        if recomputing.is_on(model) or args.device.type == "cpu" or settings_of(model).name:
             return
         asked = model.supports_gradient_checkpointing
     set_checkpointing(model, asked)

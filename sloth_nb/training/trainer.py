@@ -17,6 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from sloth_nb.data import Collator
 from sloth_nb.errors import TrainingError
+from sloth_nb.memory import Plan
 from sloth_nb.models.install import engine_of
 from sloth_nb.models.occupancy import in_use
 from sloth_nb.training.callbacks import EvaluationCut, NotMeasured, RunCallback
@@ -27,10 +28,11 @@ from sloth_nb.training.events import RUN_FILE, RunEvent
 from sloth_nb.training.explain import explained
 from sloth_nb.training.follow import process_mark
 from sloth_nb.training.loss import only_trained_positions, takes_positions
-from sloth_nb.training.meters import Pace, peak_memory_bytes
+from sloth_nb.training.meters import Pace, forget_peaks, peak_memory_bytes
 from sloth_nb.training.optimizer import separate_embeddings, usable_optimizer
-from sloth_nb.training.prediction import predicted_bytes
+from sloth_nb.training.prediction import plan_run, predicted_bytes
 from sloth_nb.training.preparing import is_tokenised, tokenised
+from sloth_nb.training.replanning import Replanning
 from sloth_nb.training.run import Run, stops_on_interrupt
 from sloth_nb.training.setting_up import (
     adapted,
@@ -107,11 +109,13 @@ class SFTTrainer(trl.SFTTrainer):
             )
         self.padding_free = args.packing or args.padding_free
         self._focuses = takes_positions(self.model)
-        self._predicted = predicted_bytes(self.model, args, train_dataset)
+        self._plan: Plan | None = None
+        self._predicted: int | None = None
         self._pace = Pace()
         self._aside: Path | None = None
         self._tokens = torch.zeros((), dtype=torch.long, device=args.device)
         self.run = Run(Path(args.output_dir) / RUN_FILE)
+        self._replanning = Replanning(self.model, self.run)
         self._run_callback = RunCallback(self.run, self._describe, self._measure)
         self.add_callback(self._run_callback)
         if report:
@@ -131,7 +135,7 @@ class SFTTrainer(trl.SFTTrainer):
 
         Raises:
             TrainingError: no such checkpoint; a checkpoint that can't be written.
-            HardwareError: out of memory.
+            HardwareError: out of memory; or, for a model with ``plan="auto"``, not enough of it, before the first step.
         """
         self.run.begin()
         with stops_on_interrupt(self.run):
@@ -163,6 +167,7 @@ class SFTTrainer(trl.SFTTrainer):
             if resume_from_checkpoint:
                 resume_from_checkpoint = str(last_checkpoint(resume_from_checkpoint, self.args.output_dir))
                 self._resumed_from = resume_from_checkpoint
+            self._foresee()
             with in_use(self.model, "training"):  # answers from other threads are refused meanwhile
                 output = super().train(resume_from_checkpoint or None, *args, **kwargs)
         except BaseException as error:
@@ -190,9 +195,38 @@ class SFTTrainer(trl.SFTTrainer):
                 "tokens_per_second": round(self._pace.overall(tokens), 2),
                 "memory_bytes": peak_memory_bytes(self.args.device),
             }
+            if self._predicted is not None:
+                summary["predicted_bytes"] = self._predicted
             self._last_word("finished", summary)
             self.run.end("finished", output)
         return output
+
+    def _foresee(self) -> None:
+        """Plans the run where that was asked for, and says what it should take.
+
+        Raises:
+            HardwareError: a plan was asked for, and nothing fits.
+        """
+        rows = self.train_dataset
+        self._plan = plan_run(self.model, self.args, rows, self.optimizer)
+        self._predicted = predicted_bytes(self.model, self.args, rows)
+        self._replanning = Replanning(self.model, self.run)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One micro-step; tried once more with a tighter plan when the first one was too optimistic."""
+        self._replanning.before_step()
+        try:
+            return super().training_step(model, inputs, *args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            if not self._replanning.possible:
+                raise
+            said = str(error).splitlines()[0]
+        # Out of the except clause, whose traceback holds the tensors of the step that failed.
+        self._replanning.again(self.state.global_step, said)
+        if self.model.training:
+            self._tokens -= _real_tokens(inputs)
+        self._predicted = predicted_bytes(self.model, self.args, self.train_dataset)
+        return super().training_step(model, inputs, *args, **kwargs)
 
     def _last_word(self, kind: Any, data: dict[str, Any]) -> None:
         if self.is_world_process_zero():
@@ -202,11 +236,13 @@ class SFTTrainer(trl.SFTTrainer):
         """What the run's ``started`` event says; the clock begins here."""
         self._tokens.fill_(self.state.num_input_tokens_seen)
         self._pace.begin(int(self._tokens))
+        forget_peaks(self.args.device)  # of loading, which are not this run's
         return {
             "model": name_of(self.model),
             "trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "resumed_from": self._resumed_from,
             "predicted_bytes": self._predicted,
+            "plan": None if self._plan is None else self._plan.summary(),
             "report": self.data_report,
             **process_mark(),
         }

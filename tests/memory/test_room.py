@@ -3,42 +3,64 @@
 import pytest
 
 from sloth_nb import catalog
-from sloth_nb.memory import Work, estimate_work
-from sloth_nb.memory.policy import NAMED
-from sloth_nb.memory.room import policies_for_room
+from sloth_nb.errors import HardwareError
+from sloth_nb.memory import Work
+from sloth_nb.memory.machine import CONTAINERS, free_ram
+from sloth_nb.memory.room import STANDING, plan_for_room
 
 GIB = 2**30
 H200 = catalog.gpu("H200")
-INFO = catalog.find("llama-3.1-8b")
+LLAMA = Work.of("llama-3.1-8b", batch=2, length=4096, rank=32)
 
 
-def policies(room_gib, host_gib=64, **options):
-    given = {"batch": 2, "length": 4096, "rank": 32, **options}
-    return policies_for_room(
-        INFO.config, room=int(room_gib * GIB), host=int(host_gib * GIB), gpu=H200, **given
-    )
+def planned(room_gib, host_gib=64, work=LLAMA, **options):
+    return plan_for_room(work, room=int(room_gib * GIB), host=int(host_gib * GIB), gpu=H200, **options)
 
 
 def test_plenty_of_room_keeps_everything_and_little_moves_it_out():
-    assert all(policy.host == () and len(policy.device) == 5 for policy in policies(60))
-    assert all(policy.host and not policy.device for policy in policies(0.1))
-    assert all(policy.device == ("input",) for policy in policies(0.1, host_gib=0))
+    assert all(policy.host == () and len(policy.device) == 5 for policy in planned(60).policies)
+    assert all(policy.host and not policy.device for policy in planned(1.9).policies[:-1])
+    assert sum(policy.device == ("input",) for policy in planned(4, host_gib=0).policies) > 20
 
 
 @pytest.mark.parametrize("room_gib", [3, 5, 8, 13, 20])
-def test_the_step_fits_the_room(room_gib):
-    chosen = policies(room_gib)
-    names = {policy: name for name, policy in NAMED.items()}
-    work = Work.of(INFO, batch=2, length=4096, rank=32, policy=tuple(names[policy] for policy in chosen))
-    kinds = estimate_work(work, H200).kinds
-    moving = sum(
-        size for kind, size in kinds.items() if kind not in ("weights", "adapters", "libraries", "context")
-    )
-    assert 0.7 * room_gib * GIB < moving <= room_gib * GIB
+def test_the_step_fits_the_room_and_spends_it(room_gib):
+    made = planned(room_gib)
+    moving = sum(size for kind, size in made.estimate.kinds.items() if kind not in STANDING)
+    assert 0.85 * room_gib * GIB < moving <= room_gib * GIB
+
+
+def test_the_batch_stays_unless_it_may_be_split():
+    work = LLAMA.but(batch=8)
+    assert planned(6, work=work).work.batch == 8
+    split = planned(6, work=work, split=True).work
+    assert split.batch < 8 and split.batch * split.accumulation == 8
+
+
+def test_too_little_room_is_refused_with_what_would_fit():
+    with pytest.raises(HardwareError, match=r"does not fit[\s\S]*1\. [\s\S]*3\. "):
+        planned(0.3)
 
 
 def test_states_that_are_there_need_no_room():
     kept = [
-        sum(len(p.device) for p in policies(6, rank=256, optimiser_is_there=there)) for there in (False, True)
+        sum(len(p.device) for p in planned(6, work=LLAMA.but(rank=256), optimiser_is_there=there).policies)
+        for there in (False, True)
     ]
     assert kept[1] > kept[0]
+
+
+def test_transformers_own_modules_keep_everything_or_recompute():
+    plain = LLAMA.but(engine="hf")
+    assert planned(120, work=plain).work.policy == "keep"
+    assert planned(35, work=plain).work.policy == "recompute"
+
+
+def test_a_container_s_limit_counts_as_the_machine_s_ram(tmp_path, monkeypatch):
+    files = [tmp_path / name for name in ("max", "current", "stat")]
+    for file, text in zip(files, ("1000000", "900000", "anon 1\ninactive_file 50000\n"), strict=True):
+        file.write_text(text)
+    monkeypatch.setattr("sloth_nb.memory.machine.CONTAINERS", (tuple(map(str, files)), *CONTAINERS))
+    assert free_ram() == 150_000
+    files[0].write_text("max\n")
+    assert free_ram() > 150_000

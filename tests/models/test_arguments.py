@@ -51,6 +51,7 @@ LOADING_DEFAULTS = {
     "whisper_task": None,
     "unsloth_force_compile": False,
     "target_parameters": None,
+    "plan": None,  # ours
 }
 
 PEFT_DEFAULTS = {
@@ -191,6 +192,7 @@ LOADING_EFFECTS = {
     "whisper_task": ("transcribe", {}, refuses("this is a llama model")),
     "unsloth_force_compile": (True, {}, warns("nothing is compiled")),
     "target_parameters": (["experts.w"], {}, settled("target_parameters", ["experts.w"])),
+    "plan": ("auto", {}, settled("plan", "auto")),
 }
 
 
