@@ -1,13 +1,15 @@
 """Encoders of whole rows, one for each kind: conversations, prompts continued, running text, token ids.
 
-Each takes rows as dicts and gives ``Encoded`` ones, counting in the report what becomes of the rest.
+Each takes rows as dicts and gives a ``Block`` of encoded ones, counting in the report what becomes of the
+rest. It does so in two steps, of which the second is the tokenizer's and may run in another thread.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
+from sloth_nb.data.block import Block
 from sloth_nb.data.conversation import message_reader, read_tools, row_text
 from sloth_nb.data.formats import OnError
 from sloth_nb.data.hearing import Hearing
@@ -25,7 +27,11 @@ __all__ = ["RowReader", "reader_for"]
 
 
 class RowReader(ABC):
-    """Rows in, encoded rows out. ``mask`` says in a clause what is trained."""
+    """Rows in, encoded rows out: ``encode(write(rows, before))``.
+
+    ``write`` counts in the report, batch after batch; ``encode`` may run in any thread. ``mask`` says in a clause
+    what is trained.
+    """
 
     mask: str
 
@@ -44,8 +50,12 @@ class RowReader(ABC):
         self.checks = RowChecks(self.report, self.can_write, suspect=bool(self.lost))
 
     @abstractmethod
-    def encode(self, rows: list[dict[str, Any]], before: int) -> list[Encoded]:
-        """Encodes a batch; ``before`` rows came before it."""
+    def write(self, rows: list[dict[str, Any]], before: int) -> list[Any]:
+        """What is to be encoded of a batch that ``before`` rows came before."""
+
+    @abstractmethod
+    def encode(self, written: list[Any]) -> Block:
+        """A written batch as tokens."""
 
     def failed(self, number: int, error: SlothError) -> None:
         """Counts a row that can't be read, or stops at it.
@@ -126,9 +136,12 @@ class ConversationRows(RowReader):
             "all": "every token",
         }[train_on]
 
-    def encode(self, rows: list[dict[str, Any]], before: int) -> list[Encoded]:
+    def write(self, rows: list[dict[str, Any]], before: int) -> list[Rendered]:
         rendered = (self._render(row, number) for number, row in enumerate(rows, before + 1))
-        return self.encoder.conversations([row for row in rendered if row is not None])
+        return [row for row in rendered if row is not None]
+
+    def encode(self, written: list[Rendered]) -> Block:
+        return Block.of(self.encoder.conversations(written))
 
     def _render(self, row: dict[str, Any], number: int) -> Rendered | None:
         try:
@@ -173,7 +186,7 @@ class ContinuedRows(RowReader):
             else "the completion (no template: prompt and completion joined)"
         )
 
-    def encode(self, rows: list[dict[str, Any]], before: int) -> list[Encoded]:
+    def write(self, rows: list[dict[str, Any]], before: int) -> list[Rendered]:
         rendered = []
         for number, row in enumerate(rows, before + 1):
             try:
@@ -185,7 +198,10 @@ class ContinuedRows(RowReader):
             text = prompt + answer["content"] + self.eos
             self.checks.see(number, text)
             rendered.append(Rendered(text, [(0 if self.train_on == "all" else len(prompt), len(text))]))
-        return self.encoder.conversations(rendered)
+        return rendered
+
+    def encode(self, written: list[Rendered]) -> Block:
+        return Block.of(self.encoder.conversations(written))
 
 
 class TextRows(RowReader):
@@ -213,7 +229,7 @@ class TextRows(RowReader):
                 pass  # a template that can't be probed closes nothing: an EOS is added
         self.mask = "every token of the text"
 
-    def encode(self, rows: list[dict[str, Any]], before: int) -> list[Encoded]:
+    def write(self, rows: list[dict[str, Any]], before: int) -> list[str]:
         texts = []
         for number, row in enumerate(rows, before + 1):
             text = row_text(row, self.column)
@@ -222,17 +238,23 @@ class TextRows(RowReader):
                 self.checks.see(number, text)
             else:
                 self.report.drop("empty", f"row {number:,}")
-        encoded = self.encoder.plain(texts, closed=self.closed)
-        return [part for row in encoded for part in self._parted(row)] if self.window else encoded
+        return texts
 
-    def _parted(self, row: Encoded) -> list[Encoded]:
-        size = self.window or len(row.ids)
-        if len(row.ids) <= size:
-            return [row]
-        pieces = [row.ids[at : at + size] for at in range(0, len(row.ids), size)]
-        self.report.parted += 1
-        self.report.pieces += len(pieces)
-        return [Encoded(ids, [(0, len(ids))]) for ids in pieces]
+    def encode(self, written: list[str]) -> Block:
+        rows = self.encoder.plain(written, closed=self.closed)
+        if self.window is None:
+            return Block.of(rows)
+        parts = [list(_parted(row, self.window)) for row in rows]
+        block = Block.of(part for several in parts for part in several)
+        several = [len(part) for part in parts if len(part) > 1]
+        block.parted, block.pieces = len(several), sum(several)
+        return block
+
+
+def _parted(row: Encoded, size: int) -> Iterator[Encoded]:
+    for at in range(0, len(row.ids), size):
+        ids = row.ids[at : at + size]
+        yield Encoded(ids, [(0, len(ids))])
 
 
 class TokenRows(RowReader):
@@ -243,8 +265,11 @@ class TokenRows(RowReader):
         self.labels = schema.mapping.get("labels")
         self.mask = "what its labels say" if self.labels else "every token"
 
-    def encode(self, rows: list[dict[str, Any]], before: int) -> list[Encoded]:
-        return [Encoded(row["input_ids"], self._ranges(row)) for row in rows]
+    def write(self, rows: list[dict[str, Any]], before: int) -> list[dict[str, Any]]:
+        return rows
+
+    def encode(self, written: list[dict[str, Any]]) -> Block:
+        return Block.of(Encoded(row["input_ids"], self._ranges(row)) for row in written)
 
     def _ranges(self, row: dict[str, Any]) -> list[tuple[int, int]]:
         if self.labels is None:
@@ -274,7 +299,7 @@ class MistralRows(RowReader):
         which = {"assistant": "every assistant turn", "last": "the last assistant turn", "all": "every token"}
         self.mask = which[train_on] + ", by mistral-common's control tokens" * (train_on != "all")
 
-    def encode(self, rows: list[dict[str, Any]], before: int) -> list[Encoded]:
+    def write(self, rows: list[dict[str, Any]], before: int) -> list[Encoded]:
         encoded = []
         for number, row in enumerate(rows, before + 1):
             try:
@@ -289,3 +314,6 @@ class MistralRows(RowReader):
                 one.trained = [(0, len(one.ids))]
             encoded.append(one)
         return encoded
+
+    def encode(self, written: list[Encoded]) -> Block:
+        return Block.of(written)

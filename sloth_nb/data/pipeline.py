@@ -1,6 +1,8 @@
 """prepare: from any source to token ids and labels, with a report of what became of every row."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -8,6 +10,7 @@ from typing import Any, Literal
 import datasets
 
 from sloth_nb.data.assemble import Assembly
+from sloth_nb.data.block import Block
 from sloth_nb.data.columns import columns_of
 from sloth_nb.data.encoders import RowReader, reader_for
 from sloth_nb.data.formats import OnError
@@ -20,7 +23,8 @@ from sloth_nb.errors import DatasetError
 
 __all__ = ["Prepared", "prepare"]
 
-BATCH = 4000  # rows that are encoded at once: enough for all cores, about 60 MB
+BATCH = 2000  # rows that are encoded at once: enough for all cores, about 30 MB
+AHEAD = 2  # batches that the tokenizer works on while the next one is written
 
 
 @dataclass
@@ -96,9 +100,8 @@ def prepare(
     if isinstance(dataset, datasets.IterableDataset):
         return Prepared(_streamed(dataset, reader, max_length, packing), report, schema)
     rows = Assembly(max_length, report)
-    for before, batch in _batches(dataset):
-        report.rows += len(batch)
-        rows.add(reader.encode(batch, before))
+    for block in _encoded(dataset, reader):
+        rows.add(block)
     _refuse_nothing(report)
     return Prepared(rows.dataset(packing=packing), report, schema)
 
@@ -125,6 +128,22 @@ def _batches(dataset: Any) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         )
 
 
+def _encoded(dataset: Any, reader: RowReader) -> Iterator[Block]:
+    """The batches of a data set, encoded, in order.
+
+    The tokenizer needs no interpreter lock: while it works on some batches, the next one is written here.
+    """
+    with ThreadPoolExecutor(AHEAD, thread_name_prefix="sloth_nb-encode") as pool:
+        waiting: deque[Future[Block]] = deque()
+        for before, batch in _batches(dataset):
+            reader.report.rows += len(batch)
+            waiting.append(pool.submit(reader.encode, reader.write(batch, before)))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 def _streamed(dataset: Any, reader: RowReader, max_length: int | None, packing: bool) -> Any:
     """A streaming data set of prepared rows; packs are filled from one batch at a time."""
 
@@ -133,7 +152,7 @@ def _streamed(dataset: Any, reader: RowReader, max_length: int | None, packing: 
         for before, batch in _batches(dataset):
             reader.report.rows += len(batch)
             part = Assembly(max_length, reader.report)
-            part.add(reader.encode(batch, before))
+            part.add(reader.encode(reader.write(batch, before)))
             if len(part):
                 yield from part.dataset(packing=packing)
         _refuse_nothing(reader.report)

@@ -46,9 +46,10 @@ class DataReport:
     flaws: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def drop(self, reason: str, example: str = "") -> None:
-        """Counts a row that is left out."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+    def drop(self, reason: str, example: str = "", *, times: int = 1) -> None:
+        """Counts a row that is left out, or several."""
+        if times:
+            self.dropped[reason] = self.dropped.get(reason, 0) + times
         if example:
             self.examples.setdefault(reason, example)
 

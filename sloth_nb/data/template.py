@@ -28,7 +28,7 @@ ANY_TOOLS: list[dict[str, Any]] = [
 _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rendered:
     """A conversation as text, and the (start, end) characters of each assistant turn, its end included."""
 

@@ -6,6 +6,7 @@ answer's come after.
 """
 
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -44,20 +45,6 @@ class Encoded:
             labels[start:end] = self.ids[start:end]
         return labels
 
-    def cut(self, length: int) -> "Encoded":
-        """The first ``length`` tokens."""
-        ranges = [(start, min(end, length)) for start, end in self.trained if start < length]
-        return Encoded(self.ids[:length], ranges, self.resplit)
-
-    def count_trained(self) -> int:
-        """How many tokens are learnt. The first of a row has nothing before it that could predict it."""
-        count = 0
-        for start, end in self.trained:
-            count += end - start
-            if start == 0 < end:
-                count -= 1
-        return count
-
 
 class RowEncoder:
     """Encodes texts with a fast tokenizer.
@@ -86,8 +73,9 @@ class RowEncoder:
 
     def encode(self, texts: list[str]) -> list[Any]:
         """The backend's encodings; special tokens only where the text holds them."""
-        self.backend.no_truncation()
-        self.backend.no_padding()
+        if self.backend.truncation or self.backend.padding:
+            self.backend.no_truncation()
+            self.backend.no_padding()
         return self.backend.encode_batch(texts, add_special_tokens=False)
 
     def can_write(self, character: str) -> bool:
@@ -104,26 +92,24 @@ class RowEncoder:
         """The characters of plain English text that the tokenizer drops: none, unless it was built wrongly."""
         return "".join(c for c in map(chr, (9, 10, *range(32, 127))) if not self.can_write(c))
 
-    def conversations(self, rendered: list[Rendered]) -> list[Encoded]:
+    def conversations(self, rendered: list[Rendered]) -> Iterator[Encoded]:
         """Templated rows, special tokens and all, trained where their spans are."""
         encodings = self.encode([row.text for row in rendered])
-        return [self._masked(row, encoding) for row, encoding in zip(rendered, encodings, strict=True)]
+        return (self._masked(row, encoding) for row, encoding in zip(rendered, encodings, strict=True))
 
-    def plain(self, texts: list[str], *, closed: tuple[str, ...] = ()) -> list[Encoded]:
+    def plain(self, texts: list[str], *, closed: tuple[str, ...] = ()) -> Iterator[Encoded]:
         """Raw texts, trained whole: one BOS before when the tokenizer uses one, one EOS after.
 
         Args:
             closed: endings after which no EOS is added (a template's end of turn).
         """
-        rows = []
         for text, encoding in zip(texts, self.encode(texts), strict=True):
             ids = encoding.ids
             if self.adds_bos and ids[:1] != [self.bos_id]:
                 ids = [self.bos_id, *ids]
             if self.eos_id is not None and ids[-1:] != [self.eos_id] and not text.rstrip().endswith(closed):
                 ids = [*ids, self.eos_id]
-            rows.append(Encoded(ids, [(0, len(ids))]))
-        return rows
+            yield Encoded(ids, [(0, len(ids))])
 
     def explain(self, row: Rendered) -> list[Token]:
         """The tokens of one templated row, each with its text."""

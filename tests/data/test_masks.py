@@ -127,7 +127,7 @@ def test_cutting_and_packing_change_no_mask(family: str):
     @given(st.lists(conversations(system=family != "phi-3"), min_size=1, max_size=5), st.integers(64, 128))
     def check(rows: list[list[dict[str, str]]], length: int):
         rows = [[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], *rows]
-        whole = encoder.conversations([template.render_with_spans(messages) for messages in rows])
+        whole = list(encoder.conversations([template.render_with_spans(messages) for messages in rows]))
         expected = [(row.ids[:length], [-100, *row.labels[1:length]]) for row in whole]
         expected = [row for row in expected if any(label != -100 for label in row[1])]
         prepared = prepare([{"messages": m} for m in rows], tokenizer, max_length=length, packing=True)
