@@ -81,7 +81,7 @@ notebooks: .venv/demo
 	@$(BIN)/python -m sloth_nb.authoring.collection notebooks
 
 notebooks-check: .venv/dev
-	@$(BIN)/pytest -q -n $(WORKERS) --dist worksteal tests/authoring/test_miniature.py --all-notebooks
+	@ALL_NOTEBOOKS=1 $(BIN)/pytest -q -n $(WORKERS) --dist worksteal tests/authoring/test_miniature.py
 
 wheel: .venv/dev
 	@$(BIN)/python -m build --wheel --no-isolation -o dist . >/dev/null && ls dist/*.whl

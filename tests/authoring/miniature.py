@@ -1,13 +1,13 @@
 """A notebook's own model in miniature: its architecture with a few hidden units, and its maker's tokenizer."""
 
-import importlib.util
-import sys
+import copy
 from pathlib import Path
 from typing import Any
 
 from sloth_nb.authoring.parameters import parameter_names
 from sloth_nb.authoring.recipe import Recipe
 from sloth_nb.catalog import ModelInfo, models
+from tests.data import makers
 
 _SIZES = {
     "hidden_size": 64,
@@ -47,29 +47,18 @@ _PARAMETERS = {
     "merge": True,
     "documents": 2,
     "pairs_each": 2,
+    "answer_tokens": 24,
     "questions": 3,
 }
 
 
-def makers() -> Any:
-    """tests/data/makers.py, which fetches the tokenizers once."""
-    if "makers" not in sys.modules:
-        path = Path(__file__).parent.parent / "data" / "makers.py"
-        spec = importlib.util.spec_from_file_location("makers", path)
-        module = sys.modules["makers"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules["makers"]
-
-
 def tokenizer_for(model: ModelInfo) -> Any:
     """A tokenizer of the model's kind; of a base model, without a template."""
-    import copy
-
     template = model.template or next(
         other.template for other in models() if other.family == model.family and other.template
     )
     name, other = _TOKENIZERS[template]
-    made = copy.deepcopy(makers().tokenizer(name))
+    made = copy.deepcopy(makers.tokenizer(name))
     if model.template is None:
         made.chat_template = None
     elif other == "phi-4":
@@ -77,7 +66,7 @@ def tokenizer_for(model: ModelInfo) -> Any:
 
         made = get_chat_template(made, "phi-4")
     elif other:
-        made.chat_template = makers().trl_template(other)
+        made.chat_template = makers.trl_template(other)
     return made
 
 
