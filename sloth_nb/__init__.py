@@ -4,6 +4,7 @@ Only names live here. Each loads its module when first used, so that ``import sl
 script on a server never loads a widget.
 """
 
+from importlib import import_module
 from typing import Any
 
 from sloth_nb.lazy import load
@@ -35,6 +36,16 @@ __all__ = sorted(_HOME_OF)
 
 def __getattr__(name: str) -> Any:
     return load(__name__, name, _HOME_OF.get(name))
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext sloth_nb``: adds ``%sloth``."""
+    import_module("sloth_nb.magics").register(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """``%unload_ext sloth_nb``."""
+    import_module("sloth_nb.magics").unregister(shell)
 
 
 def __dir__() -> list[str]:

@@ -56,9 +56,10 @@ def chromium() -> str | None:
 
 
 class Server:
-    """A JupyterLab on 127.0.0.1 whose settings, kernels and files all lie in one folder."""
+    """A JupyterLab on 127.0.0.1 whose settings, kernels and files all lie in one folder, with our extension."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, extension: Path = REPOSITORY / "widgets" / "labextension"):
+        self.extension = extension
         self.root = root / "notebooks"
         self.root.mkdir()
         self.token = secrets.token_hex(16)
@@ -79,6 +80,13 @@ class Server:
         }  # fmt: skip
         path = [str(REPOSITORY / part) for part in (".", "kernels", "widgets")]
         env = os.environ | {name: str(root / folder) for name, folder in folders.items()}
+        # As the wheel's shared data would lie (pyproject.toml), without installing it.
+        shutil.copytree(self.extension, root / "share" / "labextensions" / "sloth-nb")
+        (root / "etc" / "jupyter_server_config.d").mkdir(parents=True)
+        shutil.copy(
+            self.extension / "server.json", root / "etc" / "jupyter_server_config.d" / "sloth_nb.json"
+        )
+        env |= {"JUPYTER_PATH": str(root / "share"), "JUPYTER_CONFIG_PATH": str(root / "etc")}
         env["PYTHONPATH"] = os.pathsep.join([*path, env.get("PYTHONPATH", "")])
         command = [
             sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser",
@@ -206,8 +214,8 @@ class Notebook:
 
 
 @contextlib.contextmanager
-def serving(root: Path) -> Iterator[Server]:
-    server = Server(root)
+def serving(root: Path, **options: Any) -> Iterator[Server]:
+    server = Server(root, **options)
     try:
         server.wait()
         yield server

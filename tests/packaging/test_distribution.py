@@ -68,10 +68,51 @@ def install(python: Path, *what) -> None:
 def test_the_wheel_holds_just_the_three_packages(wheel, repository):
     names = set(zipfile.ZipFile(wheel).namelist())
     metadata = {name for name in names if name.startswith("sloth_nb-") and ".dist-info/" in name}
+    names -= {name for name in names if re.match(r"sloth_nb-[^/]+\.data/data/", name)}
     assert names - metadata == package_files(repository)
     tops = {name.split("/")[0] for name in names - metadata}
     assert tops == set(PACKAGES), "a top-level `kernels` in site-packages would hide Hugging Face's"
     assert any(name.endswith("licenses/LICENSE") for name in metadata)
+
+
+def test_the_wheel_puts_the_extension_where_jupyter_looks(wheel, repository):
+    archive = zipfile.ZipFile(wheel)
+    data = {name.partition(".data/data/")[2]: name for name in archive.namelist() if ".data/data/" in name}
+    extension = "share/jupyter/labextensions/sloth-nb"
+    own = repository / "widgets" / "labextension"
+    wanted = {
+        f"{extension}/package.json": own / "package.json",
+        f"{extension}/install.json": own / "install.json",
+        f"{extension}/static/remoteEntry.js": own / "static" / "remoteEntry.js",
+        "etc/jupyter/jupyter_server_config.d/sloth_nb.json": own / "server.json",
+    }
+    assert set(data) == set(wanted)
+    for place, source in wanted.items():
+        assert archive.read(data[place]) == source.read_bytes()
+
+
+def test_jupyter_lists_the_extension_of_an_installation(wheel, repository, tmp_path):
+    import json
+
+    import sloth_nb
+
+    described = json.loads((repository / "widgets" / "labextension" / "package.json").read_text("utf-8"))
+    assert described["version"] == sloth_nb.__version__
+    python = environment(tmp_path / "env")
+    install(python, wheel)
+    own = clean_environment(
+        JUPYTER_CONFIG_DIR=str(tmp_path / "config"), JUPYTER_DATA_DIR=str(tmp_path / "data")
+    )
+    command = [python, "-m", "jupyterlab.labextensions", "list"]  # jupyter labextension list
+    done = subprocess.run(command, capture_output=True, text=True, env=own, timeout=120, check=False)
+    assert "sloth-nb" in done.stdout + done.stderr, done
+    (line,) = (line for line in (done.stdout + done.stderr).splitlines() if "sloth-nb" in line)
+    assert "enabled" in line and "OK" in line and "(python, sloth-nb)" in line, line
+    command = [python, "-m", "jupyter_server.extension.serverextension", "list"]
+    done = subprocess.run(command, capture_output=True, text=True, env=own, timeout=120, check=False)
+    said = re.sub(r"\x1b\[\d+m", "", done.stdout + done.stderr)  # without colours
+    assert "sloth_nb.authoring.server enabled" in said, said
+    assert re.search(r"sloth_nb\.authoring\.server +OK", said), said
 
 
 def test_the_wheels_metadata_name_licence_python_and_extras(wheel):

@@ -1,0 +1,120 @@
+"""``%sloth``: each subcommand finds what it names and shows the right widget; what is wrong is one sentence."""
+
+from pathlib import Path
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from sloth_nb.errors import SlothError
+from sloth_nb.magics import COMMANDS, sloth
+
+
+@pytest.fixture(scope="module")
+def shell():
+    running = InteractiveShell()
+    running.run_line_magic("load_ext", "sloth_nb")
+    yield running
+    running.run_line_magic("unload_ext", "sloth_nb")
+
+
+def test_the_extension_adds_one_magic_and_takes_it_away(shell):
+    assert "sloth" in shell.magics_manager.magics["line"]
+    shell.run_line_magic("unload_ext", "sloth_nb")
+    assert "sloth" not in shell.magics_manager.magics["line"]
+    shell.run_line_magic("load_ext", "sloth_nb")
+
+
+def test_a_notebooks_variables_are_found(shell):
+    shell.user_ns["rows"] = [{"text": "Slowly now."}, {"text": "No hurry."}]
+    shown = shell.run_line_magic("sloth", "preview rows")
+    assert "2 rows; text (text = text)" in str(shown)
+
+
+def test_pick_searches_and_estimate_computes():
+    picker = sloth("pick qwen3 14b --gpu T4", {})
+    assert (picker.query, picker.gpu) == ("qwen3 14b", "T4")
+    estimator = sloth("estimate qwen3-4b --gpu T4 --length 1024 --batch 1", {})
+    assert estimator.estimate.work.length == 1024 and "qwen3-4b" in str(estimator)
+
+
+def test_preview_takes_files_and_shipped_examples(tmp_path):
+    file = tmp_path / "my rows.jsonl"
+    file.write_text('{"text": "Leaves."}\n')
+    assert "1 row; text (text = text)" in str(sloth(f"preview '{file.as_posix()}'", {}))
+    assert "120 rows" in str(sloth("preview quickstart", {}))
+
+
+def test_train_needs_a_trainer():
+    with pytest.raises(SlothError, match="no variable 'trainer'"):
+        sloth("train", {})
+    with pytest.raises(SlothError, match="int, which can't be started"):
+        sloth("train x", {"x": 3})
+
+
+def test_train_starts_the_trainer_shows_it_and_keeps_the_run(tmp_path):
+    from sloth_nb.training import Run
+    from sloth_nb.training.events import RUN_FILE, EventLog, RunEvent
+
+    log = EventLog(tmp_path / RUN_FILE)
+    log.write(RunEvent("started", 0, data={"max_steps": 1}))
+    log.write(RunEvent("finished", 1))
+
+    class Trainer:
+        def start(self):
+            return Run.open(tmp_path)
+
+    variables = {"mine": Trainer()}
+    shown = sloth("train mine", variables)
+    assert variables["run"].path and "finished" in str(shown)
+    assert "finished" in str(sloth(f"train '{tmp_path.as_posix()}'", {})), "a folder shows a past run"
+
+
+def test_chat_needs_a_model():
+    with pytest.raises(SlothError, match="no variable 'model'"):
+        sloth("chat", {})
+
+
+def test_chat_takes_the_notebooks_model(tiny_llama, shared_tokenizer):
+    chat = sloth("chat --system 'Be slow.'", {"model": tiny_llama, "tokenizer": shared_tokenizer})
+    assert chat.system == "Be slow."
+
+
+def test_classroom_writes_the_course(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = sloth("classroom", {})
+    assert (tmp_path / "classroom").is_dir() and "1_what_a_model_is.ipynb" in shown._repr_html_()
+
+
+def test_notebook_writes_a_notebook(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sloth("notebook smollm2-135m-instruct -o mine.ipynb", {})
+    assert Path("mine.ipynb").is_file()
+    with pytest.raises(SlothError, match=r"mine\.ipynb"):
+        sloth("notebook smollm2-135m-instruct -o mine.ipynb", {})
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("pik", "has no command 'pik'. Did you mean pick?"),
+        ("dance", "has no command 'dance'. It has: pick"),
+        ("estimate --lenght 3", "unrecognized arguments"),
+        ("estimate --batch many", "invalid int value"),
+        ("estimate --method dance", "a method is one of"),
+        ("preview", "the following arguments are required: data"),
+        ("preview 'open", "the line can't be read"),
+        ("preview x --tokenizer tok", "no variable 'tok'"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(line, said):
+    with pytest.raises(SlothError) as error:
+        sloth(line, {"x": [{"text": "a"}]})
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_help_lists_all_commands(capsys):
+    sloth("", {})
+    out = capsys.readouterr().out
+    assert all(name in out for name in COMMANDS)
+    assert sloth("estimate --help", {}) is None
+    assert "--gpu" in capsys.readouterr().out
