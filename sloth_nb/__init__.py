@@ -27,7 +27,14 @@ _HOMES = {
     "sloth_nb.inference": ["generate", "stream"],
     "sloth_nb.memory": ["estimate"],
     "sloth_nb.authoring.recipe": ["make_notebook"],
-    "sloth_nb_widgets": ["Chat", "DatasetPreview", "ModelPicker", "TrainingMonitor", "VramEstimator"],
+    "sloth_nb_widgets": [
+        "Chat",
+        "DatasetPreview",
+        "ModelPicker",
+        "NotebookMaker",
+        "TrainingMonitor",
+        "VramEstimator",
+    ],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -21,8 +21,8 @@ with widgets and, started from a command line, without.
 A badge opens the published repository. Until your copy is published, upload the file itself: Colab and Kaggle both take
 an `.ipynb`.
 
-Memory is the most that a run may take on the card that is named, by the memory model; time is worked out from data
-sheets, downloads included. Neither was measured on that card. Another model, card or length:
+Memory is what is enough on the card that is named, by the memory model (with more, a run is faster); time is worked
+out from data sheets, downloads included. Neither was measured on that card. Another model, card or length:
 `sloth-nb notebook qwen3-8b --task sft --platform colab --card L4`.
 """
 _END = """

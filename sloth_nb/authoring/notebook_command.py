@@ -17,7 +17,7 @@ _HELP = {
     "rank": "of the LoRA",
     "learning_rate": "instead of the model's usual one",
     "steps": "how often the weights are adjusted",
-    "activations": "keep, recompute or offload",
+    "activations": "auto, keep, recompute or offload",
     "data": "your rows: a file, a folder, an id on the Hub",
 }
 
@@ -56,6 +56,6 @@ def run(options: argparse.Namespace) -> int:
         f"{recipe.model.name}, {recipe.task.name}, for {recipe.platform.title} with {recipe.machine}: "
         f"{settings.method}, {settings.batch} × {settings.length:,} tokens at a time, "
         f"activations: {settings.activations}; "
-        f"at most {settings.estimate.total_gb:.1f} of {recipe.machine.gpu.memory_gib:.1f} GB."
+        f"{settings.estimate.total_gb:.1f} of {recipe.machine.gpu.memory_gib:.1f} GB are enough."
     )
     return 0

@@ -1,7 +1,7 @@
 """The numbers of a notebook: the model's good defaults, and the fastest way that surely fits the machine.
 
-The planner's answer is a policy for each layer, which nobody wants to read in a notebook; here it is one word for
-all layers, from the same formulas, with room to spare because those haven't met every card yet.
+Batch and length are chosen here, from the planner's formulas and with room to spare, because those haven't met every
+card yet. What each layer keeps is planned when training begins, for the room that the card then has.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ SHORTEST = 512
 CPU_LENGTH, CPU_SEQUENCES, CPU_STEPS = 512, 4, 30
 QUANTISED_FROM = 1_000_000_000  # parameters; below that 4 bits save little
 
-ONE_OF = {"method": ("qlora", "lora"), "activations": WAYS}
+ONE_OF = {"method": ("qlora", "lora"), "activations": ("auto", *WAYS)}
 # What a caller may set himself; everything else is worked out.
 OPTIONS = {
     "method": str,
@@ -44,7 +44,8 @@ class Settings:
     """What a notebook's parameters cell begins with.
 
     Attributes:
-        activations: what becomes of them ("keep", "recompute", "offload"), for all layers.
+        activations: what becomes of them: "auto" plans each layer for the room that there is when training begins.
+        policy: the one word for all layers ("keep", "recompute", "offload") with which the estimate was made.
         estimate: of memory, all rows being ``length`` long.
         seconds: of a step on the shipped data, roughly.
     """
@@ -58,6 +59,7 @@ class Settings:
     learning_rate: float
     steps: int
     activations: str
+    policy: str
     optimiser: str
     data: str
     estimate: Estimate
@@ -110,7 +112,8 @@ def settle(model: ModelInfo, task: Task, machine: Machine, **options: Any) -> Se
         alpha=round(work.rank * model.training.alpha / model.training.rank),
         learning_rate=given.get("learning_rate", model.training.learning_rate),
         steps=given.get("steps", CPU_STEPS if cpu else task.steps),
-        activations=work.policy,
+        policy=work.policy,
+        activations=given.get("activations", work.policy if cpu else "auto"),
         optimiser="adamw_torch" if cpu else work.optimiser,
         data=given.get("data", ""),
         estimate=found,
@@ -168,7 +171,7 @@ def _works(model: ModelInfo, task: Task, card: GPU, length: int, given: dict[str
         batches = [size for size in range(1, sequences + 1) if sequences % size == 0]
     ways = (
         [given["activations"]]
-        if "activations" in given
+        if given.get("activations", "auto") != "auto"
         else [w for w in WAYS if not (card.is_cpu and w == "offload")]
     )
     method = given.get("method") or _method(model, card)

@@ -43,7 +43,6 @@ _PARAMETERS = {
     "batch_size": 2,
     "accumulation": 1,
     "rank": 4,
-    "activations": "recompute",
     "merge": True,
     "documents": 2,
     "pairs_each": 2,

@@ -48,7 +48,7 @@ def test_every_pair_of_a_model_and_a_task_makes_a_notebook_or_one_clear_sentence
 def test_settings_follow_the_card():
     small, large = Recipe.of("qwen3-14b", "sft", "colab"), Recipe.of("qwen3-14b", "sft", "colab", "A100")
     assert small.settings.method == large.settings.method == "qlora"
-    assert small.settings.activations == "offload" and large.settings.batch * large.settings.accumulation == 8
+    assert small.settings.activations == "auto" and large.settings.batch * large.settings.accumulation == 8
     assert large.settings.seconds < small.settings.seconds / 2
     assert large.settings.estimate.total > small.settings.estimate.total, "more room is used to be faster"
     assert Recipe.of("smollm2-135m-instruct", "sft", "classroom").settings.method == "lora"

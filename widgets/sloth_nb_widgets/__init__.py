@@ -14,6 +14,7 @@ _HOMES = {
     "host": ["Host"],
     "chat": ["Chat"],
     "dataset_preview": ["DatasetPreview"],
+    "notebook_maker": ["NotebookMaker"],
     "training_monitor": ["TrainingMonitor"],
 }
 _HOME_OF = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}

@@ -61,6 +61,7 @@ class Platform:
         output: the folder whose files are kept.
         badge, opens, opens_in: the picture, where it leads, and to whom if not to the title; empty where nothing opens
             a notebook from a repository.
+        hide: metadata of a cell whose code is folded away at first.
         choose: how another card is chosen, in a sentence.
         secrets: where a token is kept (``says``), and the code that takes it from there into ``HF_TOKEN``.
     """
@@ -76,6 +77,7 @@ class Platform:
     opens: str = ""
     opens_in: str = ""
     choose: str = ""
+    hide: Mapping[str, Any] = field(default_factory=dict)
     secrets: Mapping[str, str] | None = None
 
     def machine(self, name: str | None = None) -> Machine:

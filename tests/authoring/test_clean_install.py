@@ -1,0 +1,74 @@
+"""A notebook where there is no sloth_nb: its own install cell puts it there, from a wheel, and all else runs."""
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from sloth_nb.authoring.execute import execute
+from sloth_nb.authoring.recipe import Recipe
+from sloth_nb.errors import NotebookError
+
+# The heavy packages are those of this environment; what is installed of sloth_nb itself here must not be seen.
+HIDE = """
+import importlib.metadata as metadata
+real = metadata.MetadataPathFinder.find_distributions
+def found(*given, **named):
+    return (d for d in real(*given, **named) if d.metadata["Name"] != "sloth-nb" or {here!r} in str(d._path))
+metadata.MetadataPathFinder.find_distributions = staticmethod(found)
+"""
+
+
+@pytest.fixture
+def clean(tmp_path, monkeypatch) -> Path:
+    """The python of a new environment, which kernels of this test run on."""
+    folder = tmp_path / "env"
+    venv.create(folder, with_pip=True)
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    ask = [python, "-c", "import site; print(site.getsitepackages()[-1])"]
+    site = Path(subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip())
+    ours = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    (site / "heavy-packages.pth").write_text("\n".join(ours), encoding="utf-8")
+    (site / "sitecustomize.py").write_text(HIDE.format(here=str(folder)), encoding="utf-8")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setattr(sys, "executable", str(python))
+    return python
+
+
+@pytest.fixture
+def wheels(tmp_path, repository) -> Path:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "wheels")]
+    subprocess.run(command, cwd=repository, capture_output=True, check=True)
+    return tmp_path / "wheels"
+
+
+@pytest.mark.slow
+def test_its_own_install_cell_makes_what_the_rest_needs(wheels, clean, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    path = Recipe.of("smollm2-135m-instruct", "sft", "colab").save(tmp_path / "in.ipynb")
+    lines: list[str] = []
+    put_in = {"max_steps": 3, "batch_size": 2, "accumulation": 1, "output_dir": str(tmp_path / "results")}
+    execute(path, tmp_path / "out.ipynb", parameters=put_in, say=lines.append)
+    said = "\n".join(lines)
+    assert (
+        "Installing sloth-nb==0.1.0 and trl==1.16.0, bitsandbytes==0.50.2, gguf==0.19.0, about a minute"
+        in said
+    )
+    assert "Staying as they are: torch==" in said and "ipywidgets==" in said and "Done." in said
+    assert (tmp_path / "results" / "adapter" / "adapter_model.safetensors").is_file()
+    where = [str(clean), "-c", "import sloth_nb; print(sloth_nb.__file__)"]
+    installed = subprocess.run(where, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert Path(installed.strip()).is_relative_to(tmp_path / "env")
+
+
+@pytest.mark.slow
+def test_without_a_wheel_the_install_cell_says_where_to_put_it(clean, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    path = Recipe.of("smollm2-135m-instruct", "sft", "kaggle").save(tmp_path / "in.ipynb")
+    with pytest.raises(NotebookError, match="Nothing was installed"):
+        execute(path, tmp_path / "out.ipynb", say=lambda line: None)
+    assert "Add Input" in nbformat.read(path, 4).cells[1].source
