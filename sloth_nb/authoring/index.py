@@ -21,8 +21,8 @@ with widgets and, started from a command line, without.
 A badge opens the published repository. Until your copy is published, upload the file itself: Colab and Kaggle both take
 an `.ipynb`.
 
-Memory is what is enough on the card that is named, by the memory model (with more, a run is faster); time is worked
-out from data sheets, downloads included. Neither was measured on that card. Another model, card or length:
+Memory is by the memory model: the least that will do, and what a run uses on the card that is named, to be faster. Time
+is worked out from data sheets, downloads included. Neither was measured on that card. Another model, card or length:
 `sloth-nb notebook qwen3-8b --task sft --platform colab --card L4`.
 """
 _END = """
@@ -61,9 +61,10 @@ def _section(task: Task, recipes: list[Recipe]) -> str:
 
 def _row(name: str, recipes: list[Recipe]) -> str:
     first = recipes[0]
-    need = f"{gib(first.settings.estimate.total)} of {first.machine.gpu.memory_gib:.1f} GB"
+    used, least = gib(first.settings.estimate.total), gib(first.settings.least)
+    need = used if used == least else f"{least}; uses up to {used}"
     links = " ".join(_link(one) for one in recipes)
-    card = f"{first.machine.gpu.name}, {first.machine.says}" if first.machine.says else first.machine.gpu.name
+    card = f"{first.machine.gpu.name} ({first.machine.gpu.memory_gib:.1f} GB)"
     return f"| {name} ({first.model.size}) | {card} | {need} | about {minutes(first.seconds)} | {links} |"
 
 

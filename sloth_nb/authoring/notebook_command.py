@@ -6,6 +6,7 @@ from sloth_nb.authoring.platforms import platforms
 from sloth_nb.authoring.recipe import Recipe
 from sloth_nb.authoring.settings import OPTIONS
 from sloth_nb.authoring.tasks import tasks
+from sloth_nb.memory import GB
 
 __all__ = ["add_arguments", "run"]
 
@@ -18,6 +19,7 @@ _HELP = {
     "learning_rate": "instead of the model's usual one",
     "steps": "how often the weights are adjusted",
     "activations": "auto, keep, recompute or offload",
+    "offline": "a Kaggle notebook without internet, everything attached",
     "data": "your rows: a file, a folder, an id on the Hub",
 }
 
@@ -37,7 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="write over what exists")
     for name, kind in OPTIONS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=_HELP[name])
+        flag = f"--{name.replace('_', '-')}"
+        if kind is bool:
+            parser.add_argument(flag, action="store_true", default=None, help=_HELP[name])
+        else:
+            parser.add_argument(flag, type=kind, help=_HELP[name])
 
 
 def run(options: argparse.Namespace) -> int:
@@ -56,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
         f"{recipe.model.name}, {recipe.task.name}, for {recipe.platform.title} with {recipe.machine}: "
         f"{settings.method}, {settings.batch} × {settings.length:,} tokens at a time, "
         f"activations: {settings.activations}; "
-        f"{settings.estimate.total_gb:.1f} of {recipe.machine.gpu.memory_gib:.1f} GB are enough."
+        f"up to {settings.estimate.total_gb:.1f} of {recipe.machine.gpu.memory_gib:.1f} GB, "
+        f"{settings.least / GB:.1f} GB at the least."
     )
     return 0

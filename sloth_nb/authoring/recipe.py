@@ -50,7 +50,7 @@ class Recipe:
             task: one of ``tasks()``. platform_name: one of ``platforms()``.
             card: a machine of that platform ("T4", "A100", "P100", "cpu"); None is its usual one.
             **options: instead of what would be worked out: method, length, batch, accumulation, rank,
-                learning_rate, steps, activations, data.
+                learning_rate, steps, activations, data; and ``offline=True`` for a Kaggle notebook without internet.
         Raises:
             ModelError, NotebookError: an unknown name (with the nearest), or a pair that can't be.
             HardwareError: no such card there, or one too small (with what would do).
@@ -58,6 +58,7 @@ class Recipe:
         info, found = choose(model if isinstance(model, ModelInfo) else str(model), task)
         where = platform(platform_name)
         machine = where.machine(card)
+        where.notebook_metadata(machine, offline=options.get("offline", False))  # refuses what it can't
         return cls(info, found, where, machine, settle(info, found, machine, **options), options)
 
     @property
@@ -79,7 +80,8 @@ class Recipe:
 
     def notebook(self) -> dict[str, Any]:
         """The notebook, as nbformat's JSON data."""
-        return as_notebook(self.cells(), self.platform.notebook_metadata(self.machine))
+        offline = self.options.get("offline", False)
+        return as_notebook(self.cells(), self.platform.notebook_metadata(self.machine, offline=offline))
 
     def text(self) -> str:
         """The notebook's file."""
@@ -111,7 +113,9 @@ class Recipe:
         said = [self.model.name, f"--task {self.task.name}", f"--platform {self.platform.name}"]
         if self.machine.name != self.platform.machine().name:
             said.append(f'--card "{self.machine.name}"')
-        said += [f"--{name.replace('_', '-')} {value}" for name, value in self.options.items()]
+        for name, value in self.options.items():
+            flag = f"--{name.replace('_', '-')}"
+            said += [flag] if value is True else [] if value is False else [f"{flag} {value}"]
         return f"sloth-nb notebook {' '.join(said)}"
 
     def save(self, path: str | os.PathLike[str] | None = None, *, force: bool = False) -> Path:
@@ -152,7 +156,7 @@ def make_notebook(
         path: where the notebook goes; None is here, under its own name.
         force: write over a file that exists.
         **options: instead of what would be worked out for the card: method, length, batch, accumulation, rank,
-            learning_rate, steps, activations, data.
+            learning_rate, steps, activations, data; and ``offline=True`` for a Kaggle notebook without internet.
     Raises:
         ModelError, NotebookError, HardwareError: as ``Recipe.of`` and ``Recipe.save`` do.
 

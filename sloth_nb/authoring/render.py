@@ -92,6 +92,7 @@ def _facts(recipe: Any) -> dict[str, Any]:
         "choose_another": where.choose,
         "badge_line": where.link(f"notebooks/{where.name}/{recipe.name}.ipynb"),
         "gated": gated,
+        "offline": recipe.options.get("offline", False),
         "output": f"{where.output}/{recipe.name}",
         "beginning": "" if model.template is None else '"Continue this text: " + ',
         "embedding_bytes": _embedding_bytes(model),

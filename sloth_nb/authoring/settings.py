@@ -36,6 +36,7 @@ OPTIONS = {
     "steps": int,
     "activations": str,
     "data": str,
+    "offline": bool,
 }
 
 
@@ -46,6 +47,7 @@ class Settings:
     Attributes:
         activations: what becomes of them: "auto" plans each layer for the room that there is when training begins.
         policy: the one word for all layers ("keep", "recompute", "offload") with which the estimate was made.
+        least: bytes with which the same rows still train, one at a time and with everything moved that can be.
         estimate: of memory, all rows being ``length`` long.
         seconds: of a step on the shipped data, roughly.
     """
@@ -62,6 +64,7 @@ class Settings:
     policy: str
     optimiser: str
     data: str
+    least: int
     estimate: Estimate
     seconds: float
 
@@ -116,6 +119,7 @@ def settle(model: ModelInfo, task: Task, machine: Machine, **options: Any) -> Se
         activations=given.get("activations", work.policy if cpu else "auto"),
         optimiser="adamw_torch" if cpu else work.optimiser,
         data=given.get("data", ""),
+        least=_least(work, machine),
         estimate=found,
         seconds=step_seconds(usual, machine.gpu),
     )
@@ -128,9 +132,15 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise NotebookError(f"A notebook has no option {name!r}.{hint} It has: {', '.join(OPTIONS)}.")
         kind = OPTIONS[name]
-        right = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
-        if not right or (kind is not str and value <= 0):
-            wanted = {int: "a whole number above 0", float: "a number above 0", str: "a text"}[kind]
+        right = isinstance(value, (int, float) if kind is float else kind)
+        right = right and isinstance(value, bool) == (kind is bool)
+        if not right or (kind in (int, float) and value <= 0):
+            wanted = {
+                int: "a whole number above 0",
+                float: "a number above 0",
+                str: "a text",
+                bool: "True or False",
+            }[kind]
             raise NotebookError(f"{name} is {value!r}; it must be {wanted}.")
         if name in ONE_OF and value not in ONE_OF[name]:
             raise NotebookError(f"{name} is {value!r}; in a notebook it is one of {', '.join(ONE_OF[name])}.")
@@ -144,6 +154,11 @@ def _fastest(model: ModelInfo, task: Task, machine: Machine, given: dict[str, An
         if fitting:
             return min(fitting, key=lambda answer: step_seconds(answer.work, machine.gpu))
     return None
+
+
+def _least(work: Work, machine: Machine) -> int:
+    policy = "lean" if machine.gpu.is_cpu else "offload"
+    return estimate_work(work.but(batch=1, policy=policy), machine.gpu).total
 
 
 def _fits(answer: Estimate, machine: Machine) -> bool:

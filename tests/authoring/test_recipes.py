@@ -113,6 +113,18 @@ def test_the_smallest_card_that_is_named_really_takes_it():
     assert Recipe.of("llama-3.3-70b-instruct", "sft", "jupyter", card).settings.length >= 512
 
 
+def test_a_kaggle_notebook_may_be_without_internet_and_says_what_to_attach():
+    recipe = Recipe.of("qwen3-14b", "sft", "kaggle", offline=True)
+    assert recipe.notebook()["metadata"]["kaggle"]["isInternetEnabled"] is False
+    text = recipe.text()
+    assert "search for “Qwen3-14B”" in text and "--no-index" in text and "offline=True" in recipe.code()
+    assert (
+        Recipe.of("qwen3-14b", "sft", "kaggle").notebook()["metadata"]["kaggle"]["isInternetEnabled"] is True
+    )
+    with pytest.raises(NotebookError, match="offline is for kaggle: Google Colab has no switch"):
+        Recipe.of("qwen3-14b", "sft", "colab", offline=True)
+
+
 def test_make_notebook_writes_once(tmp_path):
     path = make_notebook("smollm2-135m-instruct", platform="jupyter", card="cpu", path=tmp_path / "a.ipynb")
     assert json.loads(path.read_text("utf-8"))["nbformat_minor"] == 5
@@ -209,7 +221,9 @@ def test_the_command_writes_a_notebook_and_says_what_it_needs(tmp_path, capsys):
 
 
 def test_what_a_recipe_says_makes_it_again_does(tmp_path, capsys):
-    recipe = Recipe.of("llama-3.2-3b", "pretraining", "kaggle", "P100", length=512, learning_rate=5e-5)
+    recipe = Recipe.of(
+        "llama-3.2-3b", "pretraining", "kaggle", "P100", length=512, learning_rate=5e-5, offline=True
+    )
     words = shlex.split(recipe.command())
     assert main([*words[1:], "-o", str(tmp_path / "a.ipynb")]) == 0
     assert (tmp_path / "a.ipynb").read_text("utf-8") == recipe.text()

@@ -198,7 +198,7 @@ class NotebookMaker(Panel):
                 element(
                     "div",
                     element("b", title),
-                    element("span", f"{recipe.machine}: {used} are enough", class_="sloth-badge good"),
+                    element("span", f"fits {recipe.machine}: up to {used}", class_="sloth-badge good"),
                     class_="sloth-head",
                 ),
                 element("p", recipe.machine.warning, class_="sloth-status warn")

@@ -61,6 +61,7 @@ class Platform:
         output: the folder whose files are kept.
         badge, opens, opens_in: the picture, where it leads, and to whom if not to the title; empty where nothing opens
             a notebook from a repository.
+        offline: whether its notebooks may be without internet, with everything attached.
         hide: metadata of a cell whose code is folded away at first.
         choose: how another card is chosen, in a sentence.
         secrets: where a token is kept (``says``), and the code that takes it from there into ``HF_TOKEN``.
@@ -76,6 +77,7 @@ class Platform:
     badge: str = ""
     opens: str = ""
     opens_in: str = ""
+    offline: bool = False
     choose: str = ""
     hide: Mapping[str, Any] = field(default_factory=dict)
     secrets: Mapping[str, str] | None = None
@@ -104,9 +106,20 @@ class Platform:
             return [*(card.name for card in gpus()), "CPU"]
         return [machine.name for machine in self.machines]
 
-    def notebook_metadata(self, machine: Machine) -> dict[str, Any]:
-        """The metadata of a notebook for this machine."""
-        return {**self.metadata, **machine.metadata}
+    def notebook_metadata(self, machine: Machine, *, offline: bool = False) -> dict[str, Any]:
+        """The metadata of a notebook for this machine, with or without internet.
+
+        Raises:
+            NotebookError: a platform whose notebooks always have internet.
+        """
+        metadata = {**self.metadata, **machine.metadata}
+        if not offline:
+            return metadata
+        if not self.offline:
+            able = ", ".join(one.name for one in platforms() if one.offline)
+            raise NotebookError(f"offline is for {able}: {self.title} has no switch for the internet.")
+        settings = {**metadata[self.name], "isInternetEnabled": False}
+        return {**metadata, self.name: settings}
 
     def link(self, path: str) -> str:
         """Markdown of the badge that opens this file of the repository; empty where there is none."""
