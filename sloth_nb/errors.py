@@ -8,6 +8,7 @@ __all__ = [
     "DatasetError",
     "ExportError",
     "HardwareError",
+    "Interrupted",
     "ModelError",
     "NotebookError",
     "SlothError",
@@ -19,6 +20,13 @@ __all__ = [
 
 class SlothError(Exception):
     """Base of every error that a user can cause and mend."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user's own interrupt, with a sentence of what became of the work. Not an error to be mended."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]

@@ -4,6 +4,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
+from sloth_nb.interrupts import put_off
+
 __all__ = ["load"]
 
 
@@ -20,7 +22,8 @@ def load(package: str, name: str, home: str | None) -> Any:
     if home is None:
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
     try:
-        value = getattr(import_module(home), name)
+        with put_off():
+            value = getattr(import_module(home), name)
     except AttributeError as error:
         raise ImportError(f"{name} can't be loaded from {home}: {error}", name=name) from error
     setattr(sys.modules[package], name, value)

@@ -99,7 +99,7 @@ def read_rows(
 def _encoding(path: Path, error: UnicodeDecodeError) -> str:
     return (
         f"{path.name} is {json_reason(error)}. Save it as {error.encoding.upper()}, or say what it is: "
-        'encoding="latin-1".'
+        f'load_data("{path.name}", encoding="latin-1").'
     )
 
 
@@ -121,13 +121,17 @@ def _jsonl(path: Path, on_error: OnError, skipped: Skipped, encoding: str) -> It
                 if on_error == "raise":
                     raise DatasetError(
                         f"line {number:,} of {path.name} is not a JSON row ({reason}).\n"
-                        f"  {good:,} rows before it are fine. Fix the line, or pass "
+                        f"  {_rows(good)} before it {'is' if good == 1 else 'are'} fine. Fix the line, or pass "
                         'on_error="skip" to leave it out (it will be counted).'
                     ) from error
                 skipped.append((path.name, number, reason))
                 continue
             good += 1
             yield row
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def json_kind(value: Any) -> str:
@@ -139,7 +143,7 @@ def json_kind(value: Any) -> str:
 def json_reason(error: Exception) -> str:
     """Why a text is not JSON, or bytes are not text, in words."""
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg[0].lower()}{error.msg[1:]} at column {error.colno}"
+        return f"{error.msg[0].lower()}{error.msg[1:].removesuffix(' at')} at column {error.colno}"
     if isinstance(error, UnicodeDecodeError):
         name = error.encoding.upper()
         return f"not {name}: byte 0x{error.object[error.start]:02x} at position {error.start}"

@@ -268,16 +268,16 @@ def _has_parts(table: Table, name: str, kind: str) -> bool:
 def hint(table: Table) -> str:
     """What a data set of no known form looks like, when that can be told."""
     if table.find(names.SPEAKER, "text") and table.find(("content", "text", "value", "utterance"), "text"):
-        return " Each row looks like one turn: put the turns of a conversation into one row's list."
+        return "Each row looks like one turn: put the turns of a conversation into one row's list."
     for column in table.all("turns"):
         if unknown := sorted(set(speakers_of(column)) - set(ROLE_ALIASES)):
             roles = ", ".join(f'{name!r}: "…"' for name in unknown[:4])
             return (
-                f" In {column.name!r} the speakers {', '.join(map(repr, unknown))} aren't known: "
-                f'say who is who, mapping={{"messages": {column.name!r}, "roles": {{{roles}}}}}.'
+                f"In {column.name!r} the speakers {', '.join(map(repr, unknown))} aren't known: "
+                f'say who is who, mapping={{"messages": "{column.name}", "roles": {{{roles}}}}}.'
             )
     if table.find(names.CLASS_LABEL, "number") and table.all("text"):
-        return " It looks like texts to classify."
+        return 'It looks like texts to classify: name what answers, mapping={"user": "…", "assistant": "…"}.'
     return ""
 
 

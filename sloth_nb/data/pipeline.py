@@ -20,6 +20,7 @@ from sloth_nb.data.report import DataReport
 from sloth_nb.data.schema import Schema, mapped, recognise
 from sloth_nb.data.template import TrainOn
 from sloth_nb.errors import DatasetError
+from sloth_nb.interrupts import told
 
 __all__ = ["Prepared", "prepare"]
 
@@ -44,6 +45,7 @@ class Prepared:
         return str(self.report)
 
 
+@told("Interrupted while the rows were prepared: none is kept. The source is as it was.")
 def prepare(
     source: Any,
     tokenizer: Any,

@@ -9,6 +9,7 @@ from typing import Any
 from sloth_nb.data.formats import COMPRESSED, SUFFIXES, OnError, Skipped, is_readable, read_rows, read_table
 from sloth_nb.data.tables import concat_tables, rows_to_dataset, rows_to_table
 from sloth_nb.errors import DatasetError
+from sloth_nb.interrupts import told
 from sloth_nb.notices import warn
 
 __all__ = ["find_files", "load_data"]
@@ -16,6 +17,7 @@ __all__ = ["find_files", "load_data"]
 _SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval", "held_out")
 
 
+@told("Interrupted while the data was read: none is kept. The source is as it was.")
 def load_data(
     source: Any, *, on_error: OnError = "raise", split: str | None = None, encoding: str = "utf-8"
 ) -> Any:

@@ -60,11 +60,11 @@ def recognise(dataset: Any, *, task: Task | None = None) -> Schema:
     for form in ORDER[task]:
         if schema := form(table):
             return schema
-    raise DatasetError(
-        f"Can't tell what to train on from the columns {', '.join(map(repr, table.names))}.{hint(table)}\n"
-        f"  Known forms: {KNOWN_FORMS}.\n"
-        '  Rename the columns, or say which is which: mapping={"user": "…", "assistant": "…"}.'
+    columns = f"Can't tell what to train on from the columns {', '.join(map(repr, table.names))}."
+    what_now = (
+        hint(table) or 'Rename the columns, or say which is which: mapping={"user": "…", "assistant": "…"}.'
     )
+    raise DatasetError(f"{columns} {what_now}\n  Known forms: {KNOWN_FORMS}.")
 
 
 _PARTS = {

@@ -14,6 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 from sloth_nb.errors import HardwareError, ModelError
 from sloth_nb.inference.decoding import TextOfTokens
 from sloth_nb.inference.prompts import Messages, encode_prompt
+from sloth_nb.interrupts import told
 from sloth_nb.models.context import context_of
 from sloth_nb.models.occupancy import in_use
 from sloth_nb.models.seeding import seeded
@@ -25,6 +26,7 @@ __all__ = ["generate", "stream"]
 _POLL_SECONDS = 0.2  # a blocking wait without end can't be interrupted on Windows
 
 
+@told("Interrupted while the model answered. The model is as it was.")
 def generate(model: Any, tokenizer: Any, messages_or_text: Messages | str, **options: Any) -> str:
     """The whole answer at once; the same arguments and errors as ``stream``."""
     return "".join(stream(model, tokenizer, messages_or_text, **options))

@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from sloth_nb.errors import ModelError
+from sloth_nb.interrupts import put_off, told
 from sloth_nb.models import arguments
 from sloth_nb.models.binding import bind_methods
 from sloth_nb.models.checkpointing import set_checkpointing
@@ -21,6 +22,7 @@ from sloth_nb.notices import warn
 __all__ = ["add_adapter", "load_adapter"]
 
 
+@told("Interrupted while the adapter was added, and the model may hold a part of it. Load the model again.")
 def add_adapter(
     model: Any,
     r: int = 16,
@@ -76,7 +78,8 @@ def add_adapter(
     Raises:
         ModelError: no layer of that name, another adapter is there already, or settings that peft refuses.
     """
-    from peft import LoraConfig, PeftModel
+    with put_off():
+        from peft import LoraConfig, PeftModel
 
     arguments.settle(locals(), arguments.PEFT)
     settings = settings_of(model)

@@ -1,9 +1,11 @@
 """``from_pretrained``: a model and its tokenizer, ready for adapters, full fine-tuning or answering."""
 
+import inspect
 from typing import Any
 
 from sloth_nb.catalog.embedded import DEFAULT_MODEL
 from sloth_nb.errors import ModelError
+from sloth_nb.interrupts import told
 from sloth_nb.models import arguments
 from sloth_nb.models.adapters import load_adapter
 from sloth_nb.models.architecture import choose_class, is_multimodal, load_config, load_weights
@@ -22,6 +24,7 @@ from sloth_nb.notices import warn
 __all__ = ["load"]
 
 
+@told("Interrupted while the model was loaded: nothing is kept of it. Run it again to load it.")
 def load(
     model_name: str = DEFAULT_MODEL,
     max_seq_length: int | None = 2048,
@@ -191,7 +194,11 @@ def load(
 
 
 def _own_arguments() -> list[str]:
-    return list(load.__code__.co_varnames[: load.__code__.co_argcount])
+    return [
+        name
+        for name, one in inspect.signature(load).parameters.items()
+        if one.kind is one.POSITIONAL_OR_KEYWORD
+    ]
 
 
 def _align(model: Any, tokenizer: Any, whisper_language: str | None, whisper_task: str | None) -> None:

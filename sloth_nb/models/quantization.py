@@ -1,6 +1,7 @@
 """4-bit and 8-bit loading through bitsandbytes: whether it can be had here, how, and one trap of it."""
 
 import importlib.util
+import logging
 from typing import Any
 
 import torch
@@ -9,6 +10,15 @@ from sloth_nb.errors import ModelError
 from sloth_nb.notices import warn
 
 __all__ = ["choose_quantization", "keep_trainable"]
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Failed to load CPU gemm_4bit_forward")
+
+
+# On CPUs with AVX512-BF16 bitsandbytes looks for a downloaded kernel when imported, and reports that there is none.
+# It would serve the inference layout that keep_trainable forbids: its lack changes nothing here.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_matters)
 
 
 def choose_quantization(

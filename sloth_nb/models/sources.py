@@ -6,7 +6,7 @@ What can't be found is said in one sentence, with the nearest names and what is 
 import difflib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,7 @@ def _on_hub(name: str, options: HubOptions) -> Source:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    options = _reached(name, options)
     try:
         config = _read_json(Path(hf_hub_download(name, _ADAPTER_FILE, **options.arguments())))
         try:
@@ -144,6 +145,26 @@ def _on_hub(name: str, options: HubOptions) -> Source:
     except Exception as error:
         raise ModelError(_hub_says(name, options, error)) from error
     return Source(name, options)
+
+
+def _reached(name: str, options: HubOptions) -> HubOptions:
+    """The same options; or, where the Hub can't be reached, those that look on this machine only.
+
+    Asked once and briefly: a download asks six times for each file, half a minute in all, and reports each.
+    """
+    import httpx
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    if options.local_files_only:
+        return options
+    try:
+        get_hf_file_metadata(hf_hub_url(name, _MODEL_FILE, revision=options.revision), token=options.token)
+    except (httpx.TransportError, OfflineModeIsEnabled):
+        return replace(options, local_files_only=True)
+    except Exception:  # it answered: what it says of each file is asked for below
+        pass
+    return options
 
 
 def _hub_says(name: str, options: HubOptions, error: Exception) -> str:

@@ -239,3 +239,9 @@ def test_a_url_is_fetched_and_read(jsonl: Path):
 def test_a_column_s_name_that_is_no_plain_text_is_refused(name: str | int):
     with pytest.raises(DatasetError, match="a column's name is text"):
         load_data([{name: "x"}])
+
+
+def test_the_reason_of_a_broken_line_reads_as_a_sentence(tmp_path: Path):
+    path = write(tmp_path / "a.jsonl", '{"text": "fine"}\n{"text": "cut\n')
+    with pytest.raises(DatasetError, match=r"control character at column 14\).\n  1 row before it is fine"):
+        load_data(path)

@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import httpx
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
@@ -27,7 +28,7 @@ def folder(path, **files):
 @pytest.fixture
 def hub(monkeypatch):
     """A Hub that answers every download with one error, or a file; remembers how it was asked."""
-    state = SimpleNamespace(answer=None, asked=[])
+    state = SimpleNamespace(answer=None, asked=[], reached=None)
 
     def download(repo_id, filename, **options):
         state.asked.append((repo_id, filename, options))
@@ -36,13 +37,16 @@ def hub(monkeypatch):
             raise answer
         return str(answer)
 
+    def reach(url, **options):
+        if state.reached is not None:
+            raise state.reached
+
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", reach)
     return state
 
 
 def http_error(kind):
-    import httpx
-
     response = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co"))
     return kind("refused", response=response)
 
@@ -61,6 +65,16 @@ def test_a_name_of_the_catalogue_leads_to_its_repository(hub):
     hub.answer = errors.LocalEntryNotFoundError("offline")
     with pytest.raises(ModelError, match="'Qwen/Qwen3-14B' is not on this machine"):
         find("qwen3-14b")
+
+
+def test_without_a_network_only_this_machine_is_looked_through(hub, tmp_path):
+    hub.reached = httpx.ConnectError("Name or service not known")
+    hub.answer = lambda file: (
+        tmp_path if file == "config.json" else errors.LocalEntryNotFoundError("not cached")
+    )
+    found = find("owner/cached")
+    assert all(options["local_files_only"] for _, _, options in hub.asked)
+    assert found.base_options.local_files_only
 
 
 def test_an_adapters_folder_brings_its_base_and_its_tokenizer(tmp_path):
