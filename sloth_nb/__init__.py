@@ -25,7 +25,6 @@ _HOMES = {
     ],
     "sloth_nb.training": ["Run", "SFTConfig", "SFTTrainer"],
     "sloth_nb.inference": ["generate", "stream"],
-    "sloth_nb.memory": ["estimate"],
     "sloth_nb.authoring.recipe": ["make_notebook"],
     "sloth_nb_widgets": [
         "Chat",
@@ -34,6 +33,7 @@ _HOMES = {
         "NotebookMaker",
         "TrainingMonitor",
         "VramEstimator",
+        "estimate",
     ],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

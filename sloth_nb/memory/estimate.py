@@ -111,9 +111,3 @@ class Estimate:
         if self.host:
             lines.append(f"  {'(in host memory)':<{width}} {self.host / GB:7.2f} GB")
         return "\n".join([*lines, *self.notes])
-
-    # The one upward step of this room, taken only when a notebook asks: the widgets alone draw and escape.
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        from sloth_nb_widgets.estimate_view import estimate_bundle
-
-        return estimate_bundle(self)

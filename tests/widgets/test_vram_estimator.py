@@ -1,13 +1,16 @@
 """VramEstimator: the panel says what the script's estimate says, whatever is moved."""
 
+import os
+import subprocess
+import sys
 import time
 
 import pytest
 from sloth_nb_widgets import VramEstimator
 from sloth_nb_widgets.panel import PanelArgumentError
 
+from sloth_nb import estimate
 from sloth_nb.errors import SlothError
-from sloth_nb.memory import estimate
 from sloth_nb.training.events import RunEvent
 
 
@@ -100,6 +103,17 @@ def test_an_estimate_shows_itself_as_html_and_text():
     assert "does not fit" in bundle["text/html"] and "<svg" in bundle["text/html"]
     assert "14.7" in bundle["text/plain"]
     assert "<script" not in bundle["text/html"]
+
+
+def test_a_script_s_estimate_loads_no_widgets(repository):
+    code = (
+        "import sys, sloth_nb; e = sloth_nb.estimate('qwen3-14b', gpu='T4'); e._repr_mimebundle_();"
+        "assert not {'ipywidgets', 'traitlets', 'torch', 'numpy'} & set(sys.modules), sorted(sys.modules)"
+    )
+    path = os.pathsep.join([str(repository), str(repository / "widgets")])
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, timeout=60, env={**os.environ, "PYTHONPATH": path}
+    )
 
 
 def test_every_card_has_its_row():

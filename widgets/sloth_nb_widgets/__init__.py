@@ -11,6 +11,7 @@ _HOMES = {
     "panel": ["Panel"],
     "model_picker": ["ModelPicker"],
     "vram_estimator": ["VramEstimator"],
+    "shown_estimate": ["estimate"],
     "host": ["Host"],
     "chat": ["Chat"],
     "dataset_preview": ["DatasetPreview"],

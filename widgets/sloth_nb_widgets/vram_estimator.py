@@ -26,6 +26,7 @@ from . import controls, estimate_view
 from .html import Markup, element, join
 from .panel import Panel
 from .plot import svg
+from .shown_estimate import shown
 
 __all__ = ["VramEstimator"]
 
@@ -75,7 +76,7 @@ class VramEstimator(Panel):
         """
         if self._estimate is None:
             raise SlothError(self._error)
-        return self._estimate
+        return shown(self._estimate)
 
     def compare(self, run: Any) -> None:
         """Shows the peak that a run measured, now and as it goes on. Takes a ``Run``."""
