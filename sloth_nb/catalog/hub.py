@@ -4,13 +4,17 @@ Nothing here runs at import, and only ``from_hub`` opens a connection.
 """
 
 import os
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sloth_nb.catalog.find import from_config, nearest
 from sloth_nb.catalog.info import ModelInfo
 from sloth_nb.errors import ModelError
 
 __all__ = ["cached_config", "cached_models", "from_hub"]
+
+PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 
 
 def from_hub(repository: str, *, token: str | None = None, revision: str | None = None) -> ModelInfo:
@@ -23,6 +27,11 @@ def from_hub(repository: str, *, token: str | None = None, revision: str | None 
     from huggingface_hub import errors as hub
     from huggingface_hub import hf_hub_download
 
+    if _no_such_host():  # huggingface_hub would try it for half a minute
+        file = cached_config(repository)
+        if file is None:
+            raise ModelError(_no_network(repository))
+        return from_config(file, name=repository.rpartition("/")[2])
     try:
         file = hf_hub_download(repository, "config.json", token=token, revision=revision)
     except hub.GatedRepoError:
@@ -68,6 +77,19 @@ def cache_folder() -> Path:
         os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface"
     )
     return Path(home).expanduser() / "hub"
+
+
+def _no_such_host() -> bool:
+    """Whether the hub's name leads nowhere, because there is no network. A proxy would look it up itself."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or any(os.environ.get(name) for name in PROXIES):
+        return False
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        return True
+    return False
 
 
 def _gated(repository: str) -> str:

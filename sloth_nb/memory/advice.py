@@ -3,18 +3,20 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from itertools import combinations
+from itertools import combinations, islice
 
 from sloth_nb.catalog import GPU, ModelInfo, gpus, models
 from sloth_nb.memory.estimate import Estimate
 from sloth_nb.memory.formulas import estimate_work
 from sloth_nb.memory.work import Work
 
-__all__ = ["Change", "changes_to_fit", "smallest_card"]
+__all__ = ["Change", "changes_to_fit", "on_every_card", "smallest_card"]
 
 
 SMALL_CHUNK = 64 << 20
 TILE = 2048
+# Bundles that are tried: a slider waits for the answer.
+CHEAP_TRIES, DEAR_TRIES = 14, 20
 
 
 @dataclass(frozen=True)
@@ -99,16 +101,16 @@ class _Search:
         self.found.append(Change(say, cost, options, self.estimate(steps)))
 
     def cheap_bundles(self, count: int) -> None:
-        """Bundles that leave the result alone, in the order of their summed weight."""
+        """Steps that leave the result alone, single ones first, then bundles in the order of their summed weight."""
         if not self.fits(_strongest(self.cheap)):
             return
-        queue = [(step.weight, (index,)) for index, step in enumerate(self.cheap)]
+        queue = [(0.0, (index,)) for index in range(len(self.cheap))]
         heapify(queue)
         answered: list[tuple[int, ...]] = []
-        for _ in range(12):
+        for _ in range(CHEAP_TRIES):
             if not queue or len(self.found) >= count:
                 return
-            weight, chosen = heappop(queue)
+            _, chosen = heappop(queue)
             if any(set(done) <= set(chosen) for done in answered):
                 continue  # it would fit with less
             steps = tuple(self.cheap[index] for index in chosen)
@@ -119,23 +121,26 @@ class _Search:
             used = {key for step in steps for key in step.options}
             for index in range(chosen[-1] + 1, len(self.cheap)):
                 if not self.cheap[index].options.keys() & used:
-                    heappush(queue, (weight + self.cheap[index].weight, (*chosen, index)))
+                    weight = sum(step.weight for step in steps) + self.cheap[index].weight
+                    heappush(queue, (weight, (*chosen, index)))
 
     def dear_bundles(self, count: int) -> None:
         """One to three dear steps each, with only as many cheap ones as they still need.
 
-        Bundles of different options come first; another value of the same one only when there are no others.
+        Cheap steps that are an answer by themselves help no dear one. Bundles of different options come first;
+        another value of the same one only when there are no others.
         """
-        helpers = _strongest(self.cheap)
+        answers = {step for change in self.found for step in change.options}
+        helpers = _strongest([step for step in self.cheap if not answers & set(step.options)])
+        if not self.fits((*_strongest(self.dear), *helpers)):
+            return
         answered: set[frozenset[str]] = set()
         spare: list[tuple[_Step, ...]] = []
-        for chosen in self._dear_choices():
+        for chosen in islice(self._dear_choices(), DEAR_TRIES):
             if len(self.found) >= count:
                 return
             keys = frozenset(key for step in chosen for key in step.options)
-            if len(keys) < len(chosen) or any(done < keys for done in answered):
-                continue
-            if not self.fits((*chosen, *helpers)):
+            if any(done < keys for done in answered) or not self.fits((*chosen, *helpers)):
                 continue
             if keys in answered:
                 spare.append(chosen)
@@ -144,10 +149,18 @@ class _Search:
             self.keep((*chosen, *self._needed(chosen, helpers)))
         for chosen in spare[: count - len(self.found)]:
             self.keep((*chosen, *self._needed(chosen, helpers)))
+        if not self.found:  # only much at once helps
+            chosen = self._needed(helpers, _strongest(self.dear))
+            self.keep((*chosen, *self._needed(chosen, helpers)))
 
     def _dear_choices(self) -> Iterator[tuple[_Step, ...]]:
+        """Different options each, few of them first, those of the least weight before others."""
         for size in (1, 2, 3):
-            yield from sorted(combinations(self.dear, size), key=lambda steps: sum(s.weight for s in steps))
+            for chosen in sorted(
+                combinations(self.dear, size), key=lambda steps: sum(s.weight for s in steps)
+            ):
+                if len({key for step in chosen for key in step.options}) == size:
+                    yield chosen
 
     def _needed(self, chosen: tuple[_Step, ...], helpers: tuple[_Step, ...]) -> tuple[_Step, ...]:
         """Those of the helpers that can't be left out, the dearest tried first."""
@@ -165,10 +178,20 @@ def _strongest(steps: list[_Step]) -> tuple[_Step, ...]:
 
 def smallest_card(work: Work) -> GPU | None:
     """The card of the table with the least memory that this work fits; None when none has enough."""
-    for card in sorted(gpus(), key=lambda card: card.memory_gib):
-        if estimate_work(work, card).total <= card.memory:
-            return card
+    for answer in on_every_card(work):
+        if answer.fits:
+            return answer.gpu
     return None
+
+
+def on_every_card(work: Work) -> Iterator[Estimate]:
+    """The work on each card of the table, least memory first. Cards of one generation need the same: asked once."""
+    by_kind: dict[tuple[bool, bool], Estimate] = {}
+    for card in sorted(gpus(), key=lambda card: card.memory_gib):
+        kind = (card.capability < 8, card.capability < 9)
+        if kind not in by_kind:
+            by_kind[kind] = estimate_work(work, card)
+        yield by_kind[kind].on(card)
 
 
 def _same_result(work: Work) -> Iterator[_Step]:

@@ -6,8 +6,9 @@ in step with the engine: the dry run, which runs the real code on fake tensors, 
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
-from sloth_nb.catalog import Block
+from sloth_nb.catalog import Block, ModelInfo
 from sloth_nb.memory.attention import attention_cost, attention_kernel
 from sloth_nb.memory.policy import Policy, tape_bytes
 from sloth_nb.memory.trace import Held, Trace
@@ -50,6 +51,36 @@ def layer_cost(
 
     ``below`` is the policy of the layer under it, whose tensors come back from the host during its backward.
     """
+    key = (
+        id(block),
+        id(work.model),
+        work.tokens,
+        work.sequences,
+        work.packed,
+        work.method,
+        work.rank,
+        work.targets,
+        policy,
+        capability,
+        tile,
+        below,
+    )
+    known = _KNOWN.get(key)
+    if known is None or known[0] is not block or known[1] is not work.model:
+        if len(_KNOWN) >= 2048:
+            _KNOWN.clear()
+        known = _KNOWN[key] = (block, work.model, _layer_cost(block, work, policy, capability, tile, below))
+    return known[2]
+
+
+# Answers by everything that they depend on: a search for what would fit asks the same again and again. The block
+# and the model are held, so that their ids stay theirs.
+_KNOWN: "dict[tuple[Any, ...], tuple[Block, ModelInfo, LayerCost]]" = {}
+
+
+def _layer_cost(
+    block: Block, work: Work, policy: Policy, capability: float, tile: int | None, below: Policy | None
+) -> LayerCost:
     sizes = _Sizes(block, work, capability, tile)
     held = sum(sizes.tape[name] for name in policy.device)
     moved = {name: sizes.tape[name] for name in policy.host}

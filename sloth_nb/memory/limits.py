@@ -22,7 +22,7 @@ def largest_batch(work: Work, gpu: GPU, memory: int | None = None) -> int:
 
 
 def _largest(at: Callable[[int], Work], gpu: GPU, memory: int | None, ceiling: int) -> int:
-    """The largest n whose work fits. Memory is nearly a line in n, so the guess follows that line."""
+    """The largest n whose work fits. Memory is nearly a line in n, so the guesses follow that line."""
     budget = gpu.memory if memory is None else memory
 
     def needed(n: int) -> int:
@@ -39,11 +39,12 @@ def _largest(at: Callable[[int], Work], gpu: GPU, memory: int | None, ceiling: i
         low, low_need = high, high_need
         high = min(ceiling, max(high * 2, int(high + (budget - high_need) / slope) + 1))
         high_need = needed(high)
+    turn = 0
     while high - low > 1:
-        # Regula falsi, kept off the ends by a hundredth so that it can't creep.
-        share = (budget - low_need) / (high_need - low_need)
-        margin = 0.01 if high - low > 200 else 0.25
-        middle = low + min(max(int((high - low) * min(max(share, margin), 1 - margin)), 1), high - low - 1)
+        # Where the line crosses the budget; each third time the middle, or it could creep.
+        turn += 1
+        share = 0.5 if turn % 3 == 0 else (budget - low_need) / (high_need - low_need)
+        middle = min(max(low + int((high - low) * share), low + 1), high - 1)
         need = needed(middle)
         if need <= budget:
             low, low_need = middle, need

@@ -1,13 +1,14 @@
 """The hub, as it answers and as it fails; no connection is ever opened here."""
 
 import json
+import socket
 
 import httpx
 import pytest
 from huggingface_hub import errors as hub
 
 from sloth_nb import catalog, cli
-from sloth_nb.catalog.hub import cached_config
+from sloth_nb.catalog.hub import PROXIES, cached_config
 from sloth_nb.errors import ModelError
 
 LLAMA = {
@@ -100,3 +101,20 @@ def test_the_command_line_asks_the_hub_only_when_told(answers, tmp_path, capsys)
     answers(str(tmp_path / "config.json"))
     assert cli.main(["estimate", "org/tiny", "--gpu", "T4"]) == 1
     assert cli.main(["estimate", "org/tiny", "--gpu", "T4", "--hub"]) == 0
+
+
+def test_without_a_network_the_answer_is_at_once_what_is_cached(answers, tmp_path, monkeypatch):
+    def nowhere(*_):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("socket.getaddrinfo", nowhere)
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+    answers(AssertionError("asked the network"))
+    with pytest.raises(ModelError, match="can't be reached for org/tiny"):
+        catalog.from_hub("org/tiny")
+    folder = tmp_path / "hub" / "models--org--tiny" / "snapshots" / "abc"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    assert catalog.from_hub("org/tiny").shape.layers == 3

@@ -6,7 +6,7 @@ Text from data sets and models is hostile: it passes through ``element`` like an
 import html
 import re
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -72,6 +72,7 @@ def element(name: str, *children: Any, **attributes: Any) -> Markup:
     return Markup(f"<{name}{written}>{join(children)}</{name}>")
 
 
+@lru_cache(maxsize=512, typed=True)  # a table says scope="row" once a row
 def _attribute(key: str, value: Any) -> str:
     if value is None or value is False:
         return ""

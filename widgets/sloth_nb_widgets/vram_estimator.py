@@ -20,6 +20,7 @@ from sloth_nb.memory import (
     device_for,
     estimate_work,
 )
+from sloth_nb.memory.advice import on_every_card
 from sloth_nb.memory.plan import fitted_policies
 
 from . import controls, estimate_view
@@ -153,7 +154,7 @@ class VramEstimator(Panel):
                 estimate_view.advice(answer),
                 estimate_view.notes(answer),
                 estimate_view.kinds_table(answer),
-                estimate_view.cards_table(_on_other_cards(answer)),
+                estimate_view.cards_table(on_every_card(answer.work)),
             ]
         )
 
@@ -166,15 +167,3 @@ class VramEstimator(Panel):
             self._measured = int(peak)
             if threading.current_thread() is threading.main_thread() or self._root is not None:
                 self.refresh()
-
-
-def _on_other_cards(answer: Estimate) -> list[Estimate]:
-    """The same work on every card, least memory first. Cards of one generation need the same: asked once."""
-    by_kind: dict[Any, Estimate] = {}
-    found = []
-    for card in sorted(catalog.gpus(), key=lambda card: card.memory_gib):
-        kind = (card.capability < 8, card.capability < 9)
-        if kind not in by_kind:
-            by_kind[kind] = estimate_work(answer.work, card)
-        found.append(by_kind[kind].on(card))
-    return found
