@@ -1,5 +1,6 @@
 """Which host this is, from what it leaves in a kernel's environment."""
 
+import os
 import subprocess
 import sys
 
@@ -50,7 +51,7 @@ def test_a_wrong_wish_names_the_hosts():
 
 def test_nothing_but_python_is_needed_to_ask(repository):
     code = "import sys, sloth_nb_widgets.host as h; print(h.current().name, 'ipywidgets' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository / "widgets"
-    )
+    path = os.pathsep.join([str(repository), str(repository / "widgets")])
+    env = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.split() == ["script", "False"]
