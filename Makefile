@@ -89,7 +89,7 @@ wheel: .venv/dev
 bench: .venv/dev
 	@$(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())' || \
 	    { echo "The benchmark needs an NVIDIA GPU."; exit 1; }
-	@$(BIN)/python kernels/bench/kernels.py
+	@$(BIN)/python kernels/bench/operations.py
 
 clean:
 	@rm -rf .venv demo-output build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

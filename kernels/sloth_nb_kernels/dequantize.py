@@ -48,36 +48,34 @@ def dequantize_nf4_reference(packed: Tensor, state: Any, *, dtype: torch.dtype |
 
 @triton.jit
 def _nf4_kernel(
-    PACKED, ABSMAX, CODE, NESTED_CODE, NESTED_ABSMAX, OFFSET, OUT, blocks, count, row_blocks, o_row,
-    NESTED: tl.constexpr, SPAN: tl.constexpr, NESTED_SPAN: tl.constexpr, CUT: tl.constexpr,
-    STRIDED: tl.constexpr, BLOCKS: tl.constexpr,
+    PACKED, ABSMAX, CODE, NESTED_CODE, NESTED_ABSMAX, OFFSET, OUT, words, row_words, o_row,
+    NESTED: tl.constexpr, SPAN_WORDS: tl.constexpr, NESTED_SPAN: tl.constexpr,
+    STRIDED: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
-    block = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
-    known = block < blocks
-    absmax = tl.load(ABSMAX + block, mask=known, other=0)
+    # A thread takes four bytes and writes their eight values, 16 bytes of a 16-bit dtype: both coalesce.
+    first = tl.program_id(0) * WORDS
+    word = first + tl.arange(0, WORDS)
+    known = word < words
+    packed = tl.load(PACKED + word, mask=known, other=0)
+    span = word // SPAN_WORDS
+    absmax = tl.load(ABSMAX + span, mask=known, other=0)
     if NESTED:
         absmax = tl.load(NESTED_CODE + absmax.to(tl.int32))
-        absmax *= tl.load(NESTED_ABSMAX + block // NESTED_SPAN, mask=known, other=0.0)
+        absmax *= tl.load(NESTED_ABSMAX + span // NESTED_SPAN, mask=known, other=0.0)
         absmax += tl.load(OFFSET)
-    HALF: tl.constexpr = SPAN // 2
-    byte = block[:, None] * HALF + tl.arange(0, HALF)[None, :]
-    value = block[:, None] * SPAN + tl.arange(0, SPAN)[None, :]
-    # Whole blocks keep one mask a block, so that accesses stay 16 bytes wide; only a cut last block needs
-    # more.
-    if CUT:
-        inside, fits = 2 * byte < count, value < count
-    else:
-        inside, fits = known[:, None], known[:, None]
-    packed = tl.load(PACKED + byte, mask=inside, other=0).to(tl.int32)
-    high = (tl.load(CODE + (packed >> 4)) * absmax[:, None]).to(OUT.dtype.element_ty)
-    low = (tl.load(CODE + (packed & 15)) * absmax[:, None]).to(OUT.dtype.element_ty)
-    if STRIDED:  # rows of whole blocks, further apart than they are long
-        value += (block // row_blocks * (o_row - row_blocks * SPAN))[:, None]
-    tl.store(OUT + value, tl.interleave(high, low), mask=fits)
+    value = tl.arange(0, 8)
+    shift = value // 2 * 8 + 4 - value % 2 * 4  # of each byte the high half first
+    level = (packed[:, None] >> shift[None, :]) & 15
+    values = (tl.load(CODE + level) * absmax[:, None]).to(OUT.dtype.element_ty)
+    at = word.to(tl.int64) * 8
+    if STRIDED:  # rows of whole words, further apart than they are long
+        row = word // row_words
+        at += row.to(tl.int64) * (o_row - row_words * 8)
+    tl.store(OUT + at[:, None] + value[None, :], values, mask=known[:, None])
 
 
-def _nf4_tile(span: int) -> dict[str, int]:
-    return {"BLOCKS": max(1, 8192 // span), "num_warps": 8}
+def _nf4_tile() -> dict[str, int]:
+    return {"WORDS": 512, "num_warps": 4}
 
 
 def dequantize_nf4(
@@ -116,19 +114,20 @@ def dequantize_nf4(
     elif out.is_contiguous():
         out = out.view(shape)
     apart = not out.is_contiguous()
-    if not runs_triton(packed) or (apart and (out.dim() != 2 or shape[1] % span)):
+    words, tile = shape.numel() // 8, _nf4_tile()
+    whole = shape.numel() % 8 == 0 and span % 8 == 0 and words < 2**31
+    if not runs_triton(packed) or not whole or (apart and (out.dim() != 2 or shape[1] % 8)):
         return out.copy_(dequantize_nf4_reference(packed, state, dtype=out.dtype))
-    blocks, tile = state.absmax.numel(), _nf4_tile(span)
     if nested is None:
         deeper = state.code, state.absmax, state.absmax
     else:
         deeper = nested.code, nested.absmax, state.offset
     launch(
-        _nf4_kernel, (triton.cdiv(blocks, tile["BLOCKS"]),),
-        packed.view(torch.uint8), state.absmax, state.code,
-        *deeper, out, blocks, shape.numel(), shape[-1] // span, out.stride(0),
-        NESTED=nested is not None, SPAN=span, NESTED_SPAN=1 if nested is None else nested.blocksize,
-        CUT=shape.numel() % span != 0, STRIDED=apart, **tile,
+        _nf4_kernel, (triton.cdiv(words, tile["WORDS"]),),
+        packed.view(torch.uint8).flatten().view(torch.int32), state.absmax, state.code,
+        *deeper, out, words, shape[-1] // 8, out.stride(0),
+        NESTED=nested is not None, SPAN_WORDS=span // 8,
+        NESTED_SPAN=1 if nested is None else nested.blocksize, STRIDED=apart, **tile,
         enable_fp_fusion=False,  # a fused multiply-add would round absmax once less than bitsandbytes
     )  # fmt: skip
     return out

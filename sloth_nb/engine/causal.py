@@ -64,6 +64,7 @@ class CausalEngine:
         self._bounds: dict[tuple, _Bound] = {}
         self._plans: dict[tuple, StackPlan] = {}
         self._offloader: Offloader | None = None
+        self._listed: tuple[int, list[nn.Parameter]] | None = None
         self.replays = Replays()
         self.layers()
 
@@ -72,10 +73,14 @@ class CausalEngine:
     def _state(self) -> tuple:
         """Changes whenever an adapter is switched, added or merged, or what is trained changes."""
         adapters = [(m.disable_adapters, m.merged, m.training, *m.active_adapters) for m in self._adapted]
-        return (tuple(adapters), sum(len(m.lora_A) for m in self._adapted), self._trained())
+        count = sum(len(m.lora_A) for m in self._adapted)
+        return (tuple(adapters), count, self._trained(count))
 
-    def _trained(self) -> int:
-        return sum(p.requires_grad for layer in self.base.layers for p in layer.parameters())
+    def _trained(self, adapters: int) -> int:
+        """How many of the layers' parameters are trained, while there are so many adapters."""
+        if self._listed is None or self._listed[0] != adapters:  # walking the modules takes milliseconds
+            self._listed = adapters, list(self.base.layers.parameters())
+        return sum(p.requires_grad for p in self._listed[1])
 
     def bound(self) -> "_Bound":
         """The layers bound to the adapters that are active now, and what is trained in them.

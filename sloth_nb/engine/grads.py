@@ -1,25 +1,52 @@
 """Where a hand-written backward puts the gradients of parameters: summed over tiles, in the parameter's dtype."""
 
+from dataclasses import dataclass
+
 import torch
-from sloth_nb_kernels.launch import on_gpu
+from sloth_nb_kernels.launch import capability, on_gpu
 from torch import Tensor
 
 __all__ = ["Grads", "outer"]
 
 
-def outer(left: Tensor, right: Tensor, alpha: float, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
-    """alpha * left^T right over the tokens: (tokens, a), (tokens, b) → (a, b), rounded once, to ``dtype``."""
+def outer(
+    left: Tensor,
+    right: Tensor,
+    dtype: torch.dtype,
+    *,
+    alpha: float = 1.0,
+    out: Tensor | None = None,
+    add: bool = False,
+) -> Tensor:
+    """alpha * left^T right over the tokens: (tokens, a), (tokens, b) → (a, b), rounded once, to ``dtype``.
+
+    With ``add`` it is added to ``out``.
+    """
     if on_gpu(left) and left.dtype != dtype and dtype is torch.float32:
         if out is None:
             out = torch.empty(left.shape[1], right.shape[1], dtype=dtype, device=left.device)
-        torch.mm(left.t(), right, out_dtype=torch.float32, out=out)
-        return out.mul_(alpha) if alpha != 1.0 else out
+        if capability(left) >= (8, 0):  # added inside the product
+            return torch.addmm(
+                out, left.t(), right, beta=float(add), alpha=alpha, out_dtype=torch.float32, out=out
+            )
+        product = torch.mm(left.t(), right, out_dtype=torch.float32)
+        return out.add_(product, alpha=alpha) if add else torch.mul(product, alpha, out=out)
     if alpha == 1.0:
         product = torch.mm(left.t(), right)
     else:
         empty = left.new_empty(left.shape[1], right.shape[1])
         product = torch.addmm(empty, left.t(), right, beta=0, alpha=alpha)
-    return product.to(dtype) if out is None else out.copy_(product)
+    if out is None:
+        return product.to(dtype)
+    return out.add_(product) if add else out.copy_(product)
+
+
+@dataclass
+class _Stack:
+    """One product that holds several parameters' gradients, rows upon rows."""
+
+    parameters: list[Tensor]
+    total: Tensor
 
 
 class Grads:
@@ -29,6 +56,7 @@ class Grads:
         self._index = {id(p): i for i, p in enumerate(wanted)}
         self._into = into
         self._grads: list[Tensor | None] = [None] * len(wanted)
+        self._stacks: dict[int, _Stack] = {}
 
     def wants(self, parameter: Tensor | None) -> bool:
         return parameter is not None and id(parameter) in self._index
@@ -50,10 +78,44 @@ class Grads:
         if not self.wants(parameter):
             return
         i = self._index[id(parameter)]
-        if self._grads[i] is None and self._into is not None:
-            self._grads[i] = outer(left, right, alpha, parameter.dtype, self._into[i])
+        if self._grads[i] is not None:
+            outer(left, right, parameter.dtype, alpha=alpha, out=self._grads[i], add=True)
         else:
-            self.add(parameter, outer(left, right, alpha, parameter.dtype))
+            into = None if self._into is None else self._into[i]
+            self._grads[i] = outer(left, right, parameter.dtype, alpha=alpha, out=into)
+
+    def add_stacked(self, parameters: list[Tensor], left: Tensor, right: Tensor) -> None:
+        """Adds left^T right, the rows of which are the gradients of several parameters, one upon the other.
+
+        They are told apart by ``settle``.
+        """
+        if not any(self.wants(p) for p in parameters):
+            return
+        stack = self._stacks.get(id(parameters[0]))
+        if stack is None:
+            total = outer(left, right, parameters[0].dtype)
+            self._stacks[id(parameters[0])] = _Stack(parameters, total)
+        else:
+            outer(left, right, parameters[0].dtype, out=stack.total, add=True)
+
+    def settle(self) -> None:
+        """Hands the stacked gradients to their parameters."""
+        copies, parts = [], []
+        for stack in self._stacks.values():
+            sizes = [p.shape[0] for p in stack.parameters]
+            for parameter, part in zip(stack.parameters, stack.total.split(sizes), strict=True):
+                i = self._index.get(id(parameter))
+                if i is None:
+                    continue
+                if self._into is not None and self._grads[i] is None:
+                    self._grads[i] = self._into[i]
+                    copies.append(self._into[i])
+                    parts.append(part)
+                else:
+                    self.add(parameter, part)
+        if copies:
+            torch._foreach_copy_(copies, parts)
+        self._stacks.clear()
 
     def add_sum(self, parameter: Tensor | None, value: Tensor) -> None:
         """Adds the sum over the tokens (a bias' gradient), summed in fp32."""

@@ -49,7 +49,11 @@ class Batch:
 
 @dataclass
 class Tape:
-    """A layer's tensors between forward and backward, by the names of ``policy.NAMES``; None is recomputed."""
+    """A layer's tensors between forward and backward, by the names of ``policy.NAMES``; None is recomputed.
+
+    gate_up is as ``Group.grad_buffer`` makes it. ``low_rank`` are inputs of the adapters, x A^T, by group: small, and
+    there whenever gate_up is.
+    """
 
     input: Tensor | None = None
     qkv: Tensor | None = None
@@ -57,7 +61,7 @@ class Tape:
     attention_extra: tuple | None = None
     middle: Tensor | None = None
     gate_up: Tensor | None = None
-    low_rank: dict[str, Tensor | None] = field(default_factory=dict)
+    low_rank: dict[str, Tensor] = field(default_factory=dict)
 
 
 class _Held:
@@ -71,10 +75,10 @@ class _Held:
         self.keep = batch.seqs.tokens > _HOLD_FROM
         self._weights: Weights | None = None
 
-    def get(self, *, forward: bool = True) -> Weights:
+    def get(self) -> Weights:
         if self._weights is not None:
             return self._weights
-        weights = self.group.weights(self.dtype, forward=forward)
+        weights = self.group.weights(self.dtype)
         if self.keep:
             self._weights = weights
         return weights
@@ -140,34 +144,53 @@ class Layer:
         """
         self.refresh(x)
         tape.input = x
+        tokens, keeps = x.shape[0], "gate_up" in held
         y = self._attend(x, batch, tape)
         if "middle" in held:
             out = torch.empty_like(x)
         else:
             out, tape.middle = y, None
-        gate_up = x.new_empty(x.shape[0], self.gate_up.out_features) if "gate_up" in held else None
+        gate_up = self.gate_up.grad_buffer(tokens, x) if keeps else None
+        if not keeps:
+            tape.low_rank.clear()
         weights = _Held(self.gate_up, x.dtype, batch), _Held(self.down, x.dtype, batch)
-        for tile in batch.tiles(x.shape[0]):
+        for tile in batch.tiles(tokens):
             part = y[tile]
             into = part if out is y else out[tile]
-            self._mlp(part, weights, into, None if gate_up is None else gate_up[tile])
+            inputs = self._mlp(part, weights, into, None if gate_up is None else gate_up[tile])
+            if keeps:
+                self._remember(tape, tile, tokens, inputs)
         tape.gate_up = gate_up
         self.release()
         return out
 
+    def _remember(
+        self, tape: Tape, tile: slice, tokens: int, inputs: tuple[Tensor | None, Tensor | None]
+    ) -> None:
+        """Copies one tile's low-rank inputs of the MLP onto the tape: they lie in buffers that are to be freed."""
+        for name, t in zip(("gate_up", "down"), inputs, strict=True):
+            if t is not None:
+                if name not in tape.low_rank:
+                    tape.low_rank[name] = t.new_empty(tokens, t.shape[1])
+                tape.low_rank[name][tile].copy_(t)
+
     def _norm(self, x: Tensor, weight: Tensor, into: Group | None = None) -> tuple[Tensor, Tensor]:
         """x's norm, as the input of the group ``into`` when given, and the reciprocals that its backward takes."""
-        out = None if into is None else into.input_buffer(x.shape[0], x)
-        return rms_norm_forward(
-            x, weight.detach(), self.spec.eps, zero_centred=self.spec.zero_centred, out=out
+        width = x.shape[1]
+        buffer = x.new_empty(x.shape) if into is None else into.input_buffer(x.shape[0], x)
+        _, rstd = rms_norm_forward(
+            x, weight.detach(), self.spec.eps, zero_centred=self.spec.zero_centred, out=buffer[:, :width]
         )
+        return buffer, rstd
 
     def _attend(self, x: Tensor, batch: Batch, tape: Tape) -> Tensor:
         """The attention half, up to y; takes from the tape what is there and leaves there what it made."""
         if tape.qkv is None:
             normed, _ = self._norm(x, self.attention_norm, self.qkv)
-            tape.qkv, _ = self.qkv.forward(normed, self.qkv.weights(x.dtype))
-            del normed
+            tape.qkv, t = self.qkv.forward(normed, self.qkv.weights(x.dtype))
+            if t is not None:  # not the view, which would keep all of its input
+                tape.low_rank["qkv"] = t.clone() if self.qkv.room else t
+            del normed, t
             if self.query_norm is None:
                 self._rotate(tape.qkv, batch)
         if tape.attention is None:
@@ -175,26 +198,43 @@ class Layer:
             attention = batch.attention(self.spec, x)
             tape.attention, tape.attention_extra = attention.forward(q, k, v, batch.seqs)
         if tape.middle is None:
-            tape.middle = self._attention_output(x, tape.attention.flatten(1))
+            tape.middle, t = self._attention_output(x, tape.attention.flatten(1))
+            if t is not None:
+                tape.low_rank["output"] = t
         return tape.middle
 
-    def _attention_output(self, x: Tensor, attention: Tensor) -> Tensor:
+    def _attention_output(self, x: Tensor, attention: Tensor) -> tuple[Tensor, Tensor | None]:
         weights = self.output.weights(x.dtype)
         if self.attention_post_norm is None:
-            return self.output.forward(attention, weights, residual=x)[0]
-        out, _ = self.output.forward(attention, weights)
-        return self._norm(out, self.attention_post_norm)[0].add_(x)
+            return self.output.forward(attention, weights, residual=x)
+        out, t = self.output.forward(attention, weights)
+        return self._norm(out, self.attention_post_norm)[0].add_(x), t
 
-    def _mlp(self, y: Tensor, weights: tuple["_Held", "_Held"], out: Tensor, gate_up: Tensor | None) -> None:
-        """The MLP half of one tile, written into ``out``; gate and up into ``gate_up`` where it is held."""
+    def _mlp(
+        self, y: Tensor, weights: tuple["_Held", "_Held"], out: Tensor, gate_up: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The MLP half of one tile, written into ``out``; gate and up into ``gate_up`` where it is held.
+
+        Returns the low-rank inputs of both groups.
+        """
         normed, _ = self._norm(y, self.mlp_norm, self.gate_up)
-        gate_up, _ = self.gate_up.forward(normed, weights[0].get(), out=gate_up)
-        h = glu_forward(*split_gate_up(gate_up), self.spec.activation)
+        width = self.gate_up.out_features
+        gate_up, t = self.gate_up.forward(
+            normed, weights[0].get(), out=None if gate_up is None else gate_up[:, :width]
+        )
+        h = self._gated(*split_gate_up(gate_up))
         if self.mlp_post_norm is None:
-            self.down.forward(h, weights[1].get(), residual=y, out=out)
+            _, t_down = self.down.forward(h, weights[1].get(), residual=y, out=out)
         else:
-            m, _ = self.down.forward(h, weights[1].get())
+            m, t_down = self.down.forward(h, weights[1].get())
             torch.add(self._norm(m, self.mlp_post_norm)[0], y, out=out)
+        return t, t_down
+
+    def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """act(gate) * up, as the down-projection's input."""
+        h = self.down.input_buffer(gate.shape[0], gate)
+        glu_forward(gate, up, self.spec.activation, out=h[:, : self.down.in_features])
+        return h
 
     def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The fused buffer as q (tokens, heads, head_dim), k and v (tokens, kv_heads, head_dim): views."""
@@ -228,75 +268,100 @@ class Layer:
     ) -> Tensor:
         """Gradient of the output → gradient of the input, (tokens, hidden), written into ``dx`` itself.
 
-        Without ``need_input`` the last step, through the first norm and the q, k, v products, is left out.
+        dx is as ``grad_buffer`` makes it, with ``room``. Without ``need_input`` the last step, through the first norm
+        and the q, k, v products, is left out.
         """
         x = tape.input
         self.refresh(x)
         y = self._attend(x, batch, tape)
         weights = _Held(self.gate_up, x.dtype, batch), _Held(self.down, x.dtype, batch)
+        kept = tape.gate_up, tape.low_rank.get("gate_up"), tape.low_rank.get("down")
         for tile in batch.tiles(x.shape[0]):
-            kept = None if tape.gate_up is None else tape.gate_up[tile]
-            self._mlp_backward(dx[tile], y[tile], kept, weights, grads)
+            parts = tuple(None if tensor is None else tensor[tile] for tensor in kept)
+            self._mlp_backward(dx[tile], y[tile], parts, weights, grads)
         tape.gate_up = tape.middle = None
-        del weights, y
+        del weights, y, kept
         self._attention_backward(dx, batch, tape, grads, need_input)
+        grads.settle()
         self.release()
         return dx
 
+    @property
+    def room(self) -> int:
+        """Columns that the gradient of the layer's output has beside it."""
+        return max(self.down.room, self.output.room)
+
+    def _room_for(self, group: Group, dy: Tensor) -> Tensor:
+        """dy with the room that the group uses, if it is there: without a post-norm, dy is the layer's own dx."""
+        return dy if group.room else dy[:, : group.out_features]
+
     def _through_norm(
-        self, dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, grads: Grads, into: Tensor | None = None
-    ) -> Tensor:
-        """Backward of a norm; adds to ``into`` (the residual's gradient) in place when given."""
-        dx, dw = rms_norm_backward(
-            dy, x, weight.detach(), rstd,
-            zero_centred=self.spec.zero_centred, residual_grad=into, weight_grad=grads.wants(weight),
+        self, dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, grads: Grads, out: Tensor, add: bool = False
+    ) -> None:
+        """Backward of a norm, written into ``out`` or, with ``add``, added to it: the residual's gradient."""
+        _, dw = rms_norm_backward(
+            dy, x, weight.detach(), rstd, zero_centred=self.spec.zero_centred,
+            residual_grad=out if add else None, out=None if add else out, weight_grad=grads.wants(weight),
         )  # fmt: skip
         if dw is not None:
             grads.add(weight, dw)
-        return dx
 
     def _mlp_backward(
-        self, dx: Tensor, y: Tensor, gate_up: Tensor | None, weights: tuple["_Held", "_Held"], grads: Grads
+        self,
+        dx: Tensor,
+        y: Tensor,
+        kept: tuple[Tensor | None, Tensor | None, Tensor | None],
+        weights: tuple["_Held", "_Held"],
+        grads: Grads,
     ) -> None:
+        buffer, t, t_down = kept
+        width, hidden = self.gate_up.out_features, y.shape[1]
         normed, rstd = self._norm(y, self.mlp_norm, self.gate_up)
-        if gate_up is None:
-            gate_up, t = self.gate_up.forward(normed, weights[0].get())
-        else:
+        if buffer is None:
+            buffer = self.gate_up.grad_buffer(y.shape[0], y)
+            _, t = self.gate_up.forward(normed, weights[0].get(), out=buffer[:, :width])
+        elif t is None:
             t = self.gate_up.low_rank_input(normed)
-        gate, up = split_gate_up(gate_up)
-        dm, h = dx, None
+        gate, up = split_gate_up(buffer[:, :width])
+        dm, h = self._room_for(self.down, dx), None
         if self.mlp_post_norm is not None:
-            h = glu_forward(gate, up, self.spec.activation)
+            h = self._gated(gate, up)
             m, t_down = self.down.forward(h, weights[1].get())
             _, m_rstd = self._norm(m, self.mlp_post_norm)
-            dm = self._through_norm(dx, m, self.mlp_post_norm, m_rstd, grads)
+            dm = self.down.grad_buffer(y.shape[0], y)
+            self._through_norm(dx[:, :hidden], m, self.mlp_post_norm, m_rstd, grads, out=dm[:, :hidden])
             del m
         dt_down = self.down.backward_low_rank(dm)
-        dh = self.down.backward_input(dm, dt_down, weights[1].get(forward=False))
+        dh = self.down.backward_input(dm, dt_down, weights[1].get())
         # The gradients of gate and up replace them; h comes again in place of its own gradient.
         glu_backward(dh, gate, up, self.spec.activation, dgate=gate, dup=up, h=dh if h is None else None)
         if h is None:
             h = dh
-            t_down = self.down.low_rank_input(h)
+            t_down = self.down.low_rank_input(h) if t_down is None else t_down
         self.down.backward_parameters(dm, dt_down, h, t_down, grads)
         del dh, h, dm
-        dt = self.gate_up.backward_low_rank(gate_up)
-        self.gate_up.backward_parameters(gate_up, dt, normed, t, grads)
-        dnormed = self.gate_up.backward_input(gate_up, dt, weights[0].get(forward=False))
-        self._through_norm(dnormed, y, self.mlp_norm, rstd, grads, into=dx)
+        dt = self.gate_up.backward_low_rank(buffer)
+        self.gate_up.backward_parameters(buffer, dt, normed, t, grads)
+        dnormed = self.gate_up.backward_input(buffer, dt, weights[0].get())
+        self._through_norm(dnormed, y, self.mlp_norm, rstd, grads, out=dx[:, :hidden], add=True)
 
     def _attention_backward(
         self, dx: Tensor, batch: Batch, tape: Tape, grads: Grads, need_input: bool
     ) -> None:
         attention = tape.attention.flatten(1)
+        tokens, hidden = tape.input.shape
         weights = self.output.weights(dx.dtype)
-        dout = dx
+        t = tape.low_rank.get("output")
+        dout = self._room_for(self.output, dx)
         if self.attention_post_norm is not None:
             out, t = self.output.forward(attention, weights)
             _, rstd = self._norm(out, self.attention_post_norm)
-            dout = self._through_norm(dx, out, self.attention_post_norm, rstd, grads)
+            dout = self.output.grad_buffer(tokens, dx)
+            self._through_norm(
+                dx[:, :hidden], out, self.attention_post_norm, rstd, grads, out=dout[:, :hidden]
+            )
             del out
-        else:
+        elif t is None:
             t = self.output.low_rank_input(attention)
         dt = self.output.backward_low_rank(dout)
         dattention = self.output.backward_input(dout, dt, weights)
@@ -315,19 +380,23 @@ class Layer:
         tape.qkv = None
 
         normed, rstd = self._norm(tape.input, self.attention_norm)
-        t = self.qkv.low_rank_input(normed)
+        t = tape.low_rank.get("qkv")
+        if t is None:
+            t = self.qkv.low_rank_input(normed)
         dt = self.qkv.backward_low_rank(dqkv)
         self.qkv.backward_parameters(dqkv, dt, normed, t, grads)
         if need_input or grads.wants(self.attention_norm):
-            dnormed = self.qkv.backward_input(dqkv, dt, self.qkv.weights(dx.dtype, forward=False))
-            self._through_norm(dnormed, tape.input, self.attention_norm, rstd, grads, into=dx)
+            dnormed = self.qkv.backward_input(dqkv, dt, self.qkv.weights(dx.dtype))
+            self._through_norm(
+                dnormed, tape.input, self.attention_norm, rstd, grads, out=dx[:, :hidden], add=True
+            )
 
     def _rotate_back(
         self, dq: Tensor, dk: Tensor, dv: Tensor, qkv: Tensor, batch: Batch, grads: Grads
     ) -> Tensor:
         """The gradients of the rotated heads → that of the fused projection's output, in one buffer."""
-        dqkv = torch.empty_like(qkv)
-        into_q, into_k, into_v = self._split(dqkv)
+        dqkv = self.qkv.grad_buffer(qkv.shape[0], qkv)
+        into_q, into_k, into_v = self._split(dqkv[:, : self.qkv.out_features])
         into_v.copy_(dv)
         rotation = batch.rotations[self.spec.rope_kind]
         if self.query_norm is None:

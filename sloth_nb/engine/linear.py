@@ -16,8 +16,8 @@ from .spec import Unsupported
 
 __all__ = ["Group", "Projection", "Weights"]
 
-# Output over input width from which adding the adapters in a second pass over the output costs more than widening.
-_WIDEN_FROM = 4
+# Rows of a widened buffer start at multiples of 128 bytes in 16 bits; a product's depth is a multiple of 8 elements.
+_ROOM_STEP, _RANK_STEP = 64, 8
 
 
 @dataclass
@@ -98,22 +98,30 @@ def _kind_of(base: nn.Module) -> str:
 class Weights:
     """A group's base weights in the compute dtype: (weight (rows, in), where its rows stand in the output).
 
-    ``widened``, (out, in + rank), is the same weight with scaling * B beside it, each in its projection's columns: one
-    product with an input that x A^T has been written beside adds base and adapters in one pass over the output.
+    ``buffer``, (out + rank, in + room), holds the same weight with space beside it for scaling * B, each in its
+    projection's rows and columns, and beneath it for A: one product with an input that x A^T stands beside adds base
+    and adapters in one pass over the output, and so does the backward with a gradient that dt stands beside.
     """
 
     parts: list[tuple[Tensor, slice]]
-    widened: Tensor | None = None
+    buffer: Tensor | None = None
+    has_b: bool = False
+    has_a: bool = False
 
 
 @dataclass
 class Group:
-    """Projections of one input, side by side in the output."""
+    """Projections of one input, side by side in the output.
+
+    Inputs and output gradients may be wider than the layer by ``room`` columns, as ``input_buffer`` and
+    ``grad_buffer`` make them: what the adapters contribute then goes through the base's own product.
+    """
 
     projections: list[Projection]
     out_features: int = field(init=False)
     in_features: int = field(init=False)
     rank: int = field(init=False)
+    room: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.out_features = sum(p.out_features for p in self.projections)
@@ -126,6 +134,9 @@ class Group:
             self._ranks.append(slice(rank, rank + p.rank))
             row, rank = row + p.out_features, rank + p.rank
         self.quantised = any(p.kind != "dense" for p in self.projections)
+        # A weight that lies there in the compute dtype is not copied to be widened.
+        widens = self.quantised and self.rank > 0 and self.rank % _RANK_STEP == 0
+        self.room = -(-self.rank // _ROOM_STEP) * _ROOM_STEP if widens else 0
         self.a: Tensor | None = None
         self.b: list[Tensor | None] = []
 
@@ -150,18 +161,18 @@ class Group:
             sources += [p.lora_a.detach(), p.lora_b.detach()]
         return copies, sources
 
-    # -- base weights ---------------------------------------------------------------------------------------------
+    # -- buffers --------------------------------------------------------------------------------------------------
 
-    @property
-    def widens(self) -> bool:
-        """Whether the forward goes through a widened weight: where the output is much wider than the input."""
-        return self.quantised and self.rank > 0 and self.out_features >= _WIDEN_FROM * self.in_features
+    def input_buffer(self, tokens: int, like: Tensor) -> Tensor:
+        """(tokens, in + room): the group's input goes into its first columns."""
+        return like.new_empty(tokens, self.in_features + self.room)
 
-    def weights(self, dtype: torch.dtype, *, forward: bool = True) -> Weights:
-        """Dequantises into one buffer (released with the returned object); dense weights are used where they lie.
+    def grad_buffer(self, tokens: int, like: Tensor) -> Tensor:
+        """(tokens, out + room), for the group's output or its gradient."""
+        return like.new_empty(tokens, self.out_features + self.room)
 
-        Without ``forward`` they serve a backward only, and are not widened.
-        """
+    def weights(self, dtype: torch.dtype) -> Weights:
+        """Dequantises into one buffer (released with the returned object); dense weights are used where they lie."""
         if not self.quantised:
             parts = [
                 (p.base.weight.detach().to(dtype), rows)
@@ -169,52 +180,58 @@ class Group:
             ]
             return Weights(parts)
         device = self.projections[0].base.weight.device
-        extra = self.rank if forward and self.widens else 0
-        buffer = torch.empty(self.out_features, self.in_features + extra, dtype=dtype, device=device)
-        weight, beside = buffer[:, : self.in_features], buffer[:, self.in_features :]
+        beneath = self.rank if self.room else 0
+        buffer = torch.empty(
+            self.out_features + beneath, self.in_features + self.room, dtype=dtype, device=device
+        )
+        weight = buffer[: self.out_features, : self.in_features]
         for p, rows in zip(self.projections, self._rows, strict=True):
             _dequantise(p, weight[rows])
-        if extra:
+        return Weights([(weight, slice(0, self.out_features))], buffer if self.room else None)
+
+    def _widened(self, weights: Weights) -> Tensor:
+        """(out, in + rank): the weight and, beside it, scaling * B."""
+        beside = weights.buffer[: self.out_features, self.in_features : self.in_features + self.rank]
+        if not weights.has_b:
             if len(self.projections) > 1:
                 beside.zero_()
             for p, rows, ranks in zip(self.projections, self._rows, self._ranks, strict=True):
                 if p.rank:  # scaled in the parameter's precision, rounded once
                     torch.mul(p.lora_b.detach(), p.scaling, out=beside[rows, ranks])
-        return Weights([(weight, slice(0, self.out_features))], buffer if extra else None)
+            weights.has_b = True
+        return weights.buffer[: self.out_features, : self.in_features + self.rank]
 
-    def input_buffer(self, tokens: int, like: Tensor) -> Tensor:
-        """(tokens, in), for the group's input to be written into; with room beside it when the weight is widened."""
-        extra = self.rank if self.widens else 0
-        return like.new_empty(tokens, self.in_features + extra)[:, : self.in_features]
+    def _deepened(self, weights: Weights) -> Tensor:
+        """(out + rank, in): the weight and, beneath it, A."""
+        if not weights.has_a:
+            weights.buffer[self.out_features :, : self.in_features].copy_(self.a)
+            weights.has_a = True
+        return weights.buffer[:, : self.in_features]
 
     # -- products -------------------------------------------------------------------------------------------------
 
     def low_rank_input(self, x: Tensor) -> Tensor | None:
         """x A^T of every projection, side by side: (tokens, sum of ranks)."""
-        return torch.mm(x, self.a.t()) if self.rank else None
+        return torch.mm(x[:, : self.in_features], self.a.t()) if self.rank else None
 
     def forward(
         self, x: Tensor, weights: Weights, *, residual: Tensor | None = None, out: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """(tokens, in) → (tokens, out) plus ``residual``; also the low-rank input, for the backward.
+        """(tokens, in, or with room) → (tokens, out) plus ``residual``; also the low-rank input, for the backward.
 
-        With a widened weight, x must have come from ``input_buffer``. ``residual`` may be ``out`` itself.
+        ``residual`` may be ``out`` itself. With room the low-rank input is a view into x's.
         """
         y = x.new_empty(x.shape[0], self.out_features) if out is None else out
-        if weights.widened is not None:
-            beside = x.as_strided((x.shape[0], self.in_features + self.rank), x.stride())
-            t = torch.mm(x, self.a.t(), out=beside[:, self.in_features :])
-            torch.mm(beside, weights.widened.t(), out=y)
+        if weights.buffer is not None and x.shape[1] > self.in_features:
+            depth = self.in_features + self.rank
+            t = torch.mm(x[:, : self.in_features], self.a.t(), out=x[:, self.in_features : depth])
+            _product(x[:, :depth], self._widened(weights), y, residual, residual is out)
             self._add_biases(y)
             return y, t
+        x = x[:, : self.in_features]
         for weight, rows in weights.parts:
-            target = y[:, rows]
-            if residual is None:
-                torch.mm(x, weight.t(), out=target)
-            elif residual is out:  # added in place, where addmm would copy first
-                target.addmm_(x, weight.t())
-            else:
-                torch.addmm(residual[:, rows], x, weight.t(), out=target)
+            part = None if residual is None else residual[:, rows]
+            _product(x, weight, y[:, rows], part, residual is out)
         t = self.low_rank_input(x)
         for p, rows, ranks, b in zip(self.projections, self._rows, self._ranks, self.b, strict=True):
             if b is not None:
@@ -228,10 +245,13 @@ class Group:
                 y[:, rows] += p.bias.detach().to(y.dtype)
 
     def backward_low_rank(self, dy: Tensor) -> Tensor | None:
-        """The gradient of the low-rank input, (tokens, sum of ranks)."""
+        """The gradient of the low-rank input, (tokens, sum of ranks); beside dy where that has room."""
         if not self.rank:
             return None
-        dt = dy.new_empty(dy.shape[0], self.rank)
+        if dy.shape[1] > self.out_features:
+            dt = dy[:, self.out_features : self.out_features + self.rank]
+        else:
+            dt = dy.new_empty(dy.shape[0], self.rank)
         for p, rows, ranks, b in zip(self.projections, self._rows, self._ranks, self.b, strict=True):
             if b is not None:
                 target = dt[:, ranks]
@@ -239,7 +259,9 @@ class Group:
         return dt
 
     def backward_input(self, dy: Tensor, dt: Tensor | None, weights: Weights) -> Tensor:
-        """The input's gradient, (tokens, in)."""
+        """The input's gradient, (tokens, in). With room in dy, ``dt`` must lie there."""
+        if weights.buffer is not None and dy.shape[1] > self.out_features:
+            return torch.mm(dy[:, : self.out_features + self.rank], self._deepened(weights))
         (weight, rows), *others = weights.parts
         dx = torch.mm(dy[:, rows], weight)
         for weight, rows in others:
@@ -252,6 +274,7 @@ class Group:
         self, dy: Tensor, dt: Tensor | None, x: Tensor, t: Tensor | None, grads: Grads
     ) -> None:
         """Adds the gradients of A, B, the base weight and the bias, where they are trained."""
+        x = x[:, : self.in_features]
         for p, rows, ranks in zip(self.projections, self._rows, self._ranks, strict=True):
             part = dy[:, rows]
             grads.add_outer(p.base.weight, part, x)
@@ -259,7 +282,18 @@ class Group:
                 grads.add_sum(p.bias, part)
             if p.rank:
                 grads.add_outer(p.lora_b, part, t[:, ranks], p.scaling)
-                grads.add_outer(p.lora_a, dt[:, ranks], x)
+        if dt is not None:
+            grads.add_stacked([p.lora_a for p in self.projections if p.rank], dt, x)
+
+
+def _product(x: Tensor, weight: Tensor, out: Tensor, residual: Tensor | None, in_place: bool) -> None:
+    """out = residual + x W^T; ``in_place`` says that the residual lies in out."""
+    if residual is None:
+        torch.mm(x, weight.t(), out=out)
+    elif in_place:  # where addmm would copy first
+        out.addmm_(x, weight.t())
+    else:
+        torch.addmm(residual, x, weight.t(), out=out)
 
 
 def _dequantise(p: Projection, out: Tensor) -> None:

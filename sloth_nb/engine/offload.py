@@ -4,6 +4,7 @@ One side stream copies both ways while the main stream computes. Host buffers co
 that pinned memory (slow to allocate) is allocated in the first step only.
 """
 
+from collections import deque
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,7 @@ class Offloader:
         self.stream = torch.cuda.Stream(device)
         self._free: dict[int, list[Tensor]] = {}
         self._leaving: list[tuple[Tensor, torch.cuda.Event]] = []
+        self._waiting: deque[tuple[Tensor, Tensor]] = deque()
         self.pinned_bytes = 0
 
     def _take(self, size: int) -> Tensor:
@@ -39,22 +41,39 @@ class Offloader:
         self.pinned_bytes += size
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
-    def settle(self) -> None:
-        """Lets go of device tensors whose copies were started earlier; the main stream waits for them first."""
+    def settle(self, everything: bool = False) -> None:
+        """Lets go of device tensors whose copies were started earlier; the main stream waits for them first.
+
+        Then it starts the next piece that is waiting, or ``everything`` that is.
+        """
         main = torch.cuda.current_stream(self.device)
         for _, done in self._leaving:
             main.wait_event(done)
         self._leaving.clear()
+        while self._waiting:
+            self._start(*self._waiting.popleft())
+            if not everything:
+                return
 
-    def put(self, tensor: Tensor) -> Parked:
-        """Starts copying a contiguous tensor to the host. It is freed at the next ``settle``."""
+    def put(self, tensor: Tensor, pieces: int = 1) -> Parked:
+        """Starts copying a contiguous tensor to the host. It is freed at the next ``settle``.
+
+        With several ``pieces`` of its rows, one is copied now and one after each ``settle``: the link is then as busy
+        in the layers that follow as in this one, and nobody waits for it.
+        """
         buffer = self._take(tensor.numel() * tensor.element_size())
         host = buffer.view(tensor.dtype).view(tensor.shape)
+        step = -(-tensor.shape[0] // pieces)
+        first, *rest = zip(host.split(step), tensor.split(step), strict=True)
+        self._start(*first)
+        self._waiting.extend(rest)
+        return Parked(host, buffer)
+
+    def _start(self, host: Tensor, tensor: Tensor) -> None:
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):
             host.copy_(tensor, non_blocking=True)
         self._leaving.append((tensor, self.stream.record_event()))
-        return Parked(host, buffer)
 
     def call(self, parked: Parked) -> None:
         """Starts copying a tensor back to the device."""

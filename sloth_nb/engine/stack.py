@@ -59,15 +59,24 @@ class Segment:
         self.parameters = [p for i in self.span for p in self.stack.layers[i].parameters()]
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.stack.offloader:  # what a forward that failed left behind, before its host buffers are used again
+            self.stack.offloader.settle(everything=True)
         for i in self.span:
             tape = Tape()
             x = self.stack.layers[i].forward(x, self.batch, tape, self.stack.policies[i].held)
             self._hold(i, tape)
         if self.stack.offloader:
+            self.stack.offloader.settle(everything=True)
             self.stack.offloader.settle()
         return x
 
+    def grad_buffer(self, tokens: int, like: Tensor) -> Tensor:
+        """(tokens, hidden + room), for the gradient that goes down through the layers."""
+        room = max((self.stack.layers[i].room for i in self.span), default=0)
+        return like.new_empty(tokens, like.shape[-1] + room)
+
     def backward(self, dx: Tensor, need_input: bool) -> tuple[Tensor | None, list[Tensor | None]]:
+        """The output's gradient, in the first columns of a ``grad_buffer`` → the input's there, the parameters'."""
         if self.spent:
             raise RuntimeError(
                 "backward ran a second time through the same forward: the engine frees what the first one used. "
@@ -82,7 +91,8 @@ class Segment:
             last = i == self.span.start
             dx = self.stack.layers[i].backward(dx, self.batch, tape, grads, need_input=need_input or not last)
             del tape
-        return (dx if need_input else None), grads.result()
+        hidden = self.stack.layers[self.span.start].qkv.in_features
+        return (dx[:, :hidden] if need_input else None), grads.result()
 
     def _hold(self, i: int, tape: Tape) -> None:
         """Leaves on the tape what the layer's policy holds, and starts moving what goes to the host."""
@@ -96,10 +106,15 @@ class Segment:
             if name not in policy.host:
                 setattr(tape, name, None)
             elif offloader:
-                setattr(tape, name, offloader.put(tensor))
+                setattr(tape, name, offloader.put(tensor, self._pieces(i) if name == "gate_up" else 1))
         if tape.attention is None:
             tape.attention_extra = None
         self.tapes[i] = tape
+
+    def _pieces(self, i: int) -> int:
+        """Layers from this one to the next that moves its gate_up, which is several times as wide as the rest."""
+        later = (j for j in self.span if j > i and "gate_up" in self.stack.policies[j].host)
+        return max(1, next(later, self.span.stop) - i)
 
     def _call(self, i: int) -> None:
         for parked in _parked(self.tapes[i]).values():
@@ -131,7 +146,8 @@ class _Run(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> Any:
         # Written to on the way down, and autograd may hand the same tensor to somebody else.
-        dx = dout.clone(memory_format=torch.contiguous_format)
+        dx = ctx.segment.grad_buffer(dout.shape[0], dout)
+        dx[:, : dout.shape[1]].copy_(dout)
         with torch.autocast(dout.device.type, enabled=False):
             dx, grads = ctx.segment.backward(dx, ctx.needs_input_grad[0])
         return dx, None, *grads

@@ -46,7 +46,10 @@ class CausalStep:
         self._segment = Segment(stack, batch, range(len(stack.layers)), self.buffers)
         self._x = self._segment.forward(engine.base.embed_tokens(ids).flatten(0, 1))
         spec, weight = engine.specs[0], engine.base.norm.weight
-        normed, self._rstd = rms_norm_forward(self._x, weight, spec.eps, zero_centred=spec.zero_centred)
+        self._buffer = self._segment.grad_buffer(ids.numel(), self._x)
+        normed, self._rstd = rms_norm_forward(
+            self._x, weight, spec.eps, zero_centred=spec.zero_centred, out=self._narrow()
+        )
         result = linear_cross_entropy_forward(
             normed,
             engine.head().weight,
@@ -60,9 +63,16 @@ class CausalStep:
 
     def backward(self, dloss: Tensor) -> None:
         spec, weight = self.engine.specs[0], self.engine.base.norm.weight
-        dx = self._dhidden.mul_(dloss / self._items)
-        rms_norm_backward(dx, self._x, weight, self._rstd, zero_centred=spec.zero_centred, out=dx)
-        segment = self._segment
-        self._segment = self._x = self._rstd = self._dhidden = None
+        dhidden = self._dhidden.mul_(dloss / self._items)
+        rms_norm_backward(
+            dhidden, self._x, weight, self._rstd, zero_centred=spec.zero_centred, out=self._narrow()
+        )
+        segment, dx = self._segment, self._buffer
+        self._segment = self._x = self._rstd = self._dhidden = self._buffer = None
+        del dhidden
         with torch.autocast(dx.device.type, enabled=False):
             segment.backward(dx, need_input=False)
+
+    def _narrow(self) -> Tensor:
+        """The columns of the gradient's buffer that are the hidden states'."""
+        return self._buffer[:, : self._x.shape[1]]

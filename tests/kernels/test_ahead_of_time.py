@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(K.INTERPRETED, reason="interpreted kernels are n
 
 SHARED = {70: 96, 75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # KiB a block may have
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int64: "i64"}
-TYPES |= {torch.uint8: "u8", torch.int8: "i8"}
+TYPES |= {torch.uint8: "u8", torch.int8: "i8", torch.int32: "i32"}
 MODULES = [importlib.import_module(f"sloth_nb_kernels.{m.name}") for m in pkgutil.iter_modules(K.__path__)]
 
 

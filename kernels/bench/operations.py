@@ -1,6 +1,6 @@
 """Each kernel against its plain-torch reference, torch.compile's code for it, its peers, and the device's ceiling.
 
-    PYTHONPATH=.:kernels python kernels/bench/kernels.py [--only NAME] [--no-compile] [--tune] [--json FILE]
+    PYTHONPATH=.:kernels python kernels/bench/operations.py [--only NAME] [--no-compile] [--tune] [--json FILE]
 
 Shapes are Llama-3.1-8B's at 4,096 tokens in bf16 (Qwen3's heads for q/k-norm). The ceiling is what this device
 reaches in the same process: a large copy for what moves bytes, a large bf16 product for what multiplies. Peers
@@ -352,11 +352,11 @@ def tune() -> None:
     if bnb:
         packed, state = bnb.quantize_4bit(randn(FFN, HIDDEN), quant_type="nf4", compress_statistics=True)
         out, kept = torch.empty(FFN, HIDDEN, dtype=torch.bfloat16, device="cuda"), dequantize._nf4_tile
-        for blocks in (16, 32, 64, 128, 256):
-            for warps in (4, 8, 16):
-                dequantize._nf4_tile = lambda span, b=blocks, n=warps: {"BLOCKS": b, "num_warps": n}
+        for words in (128, 256, 512, 1024, 2048):
+            for warps in (2, 4, 8):
+                dequantize._nf4_tile = lambda w=words, n=warps: {"WORDS": w, "num_warps": n}
                 ms = milliseconds(lambda: K.dequantize_nf4(packed, state, out=out))
-                print(f"NF4 {FFN}x{HIDDEN} blocks {blocks} warps {warps}: {ms * 1e3:.1f} us", flush=True)
+                print(f"NF4 {FFN}x{HIDDEN} words {words} warps {warps}: {ms * 1e3:.1f} us", flush=True)
         dequantize._nf4_tile = kept
     gate, up = K.split_gate_up(randn(T, 2 * FFN))
     h, kept = torch.empty(T, FFN, dtype=torch.bfloat16, device="cuda"), glu._BLOCK
