@@ -67,18 +67,24 @@ INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET", "0").lower() in 
 class _Pretended(NamedTuple):
     capability: tuple[int, int]
     processors: int
+    launches: list[tuple[Any, tuple, dict[str, Any]]] | None
 
 
 _pretended: ContextVar[_Pretended | None] = ContextVar("pretended", default=None)
 
 
 @contextmanager
-def pretend(capability: tuple[int, int], processors: int = 108) -> Iterator[None]:
+def pretend(
+    capability: tuple[int, int],
+    processors: int = 108,
+    launches: list[tuple[Any, tuple, dict[str, Any]]] | None = None,
+) -> Iterator[None]:
     """Within it, in this thread only, tensors count as a GPU's and kernels are not launched.
 
     For dry runs on fake tensors: every buffer is made as on a card of this capability, nothing is computed.
+    ``launches``, when given, receives what would have been launched: (kernel, arguments, options).
     """
-    token = _pretended.set(_Pretended(capability, processors))
+    token = _pretended.set(_Pretended(capability, processors, launches))
     try:
         yield
     finally:
@@ -116,7 +122,11 @@ def runs_triton(x: Tensor) -> bool:
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
     """Start ``kernel`` on the device of its first argument; an empty grid starts nothing."""
-    if 0 in grid or _pretended.get() is not None:
+    if 0 in grid:
+        return
+    if (card := _pretended.get()) is not None:
+        if card.launches is not None:
+            card.launches.append((kernel, args, meta))
         return
     device = args[0].device
     if INTERPRETED or device.index == torch.cuda.current_device():

@@ -296,7 +296,14 @@ class Layer:
         return dy if group.room else dy[:, : group.out_features]
 
     def _through_norm(
-        self, dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, grads: Grads, out: Tensor, add: bool = False
+        self,
+        dy: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        rstd: Tensor,
+        grads: Grads,
+        out: Tensor,
+        add: bool = False,
     ) -> None:
         """Backward of a norm, written into ``out`` or, with ``add``, added to it: the residual's gradient."""
         _, dw = rms_norm_backward(

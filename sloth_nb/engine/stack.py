@@ -59,7 +59,9 @@ class Segment:
         self.parameters = [p for i in self.span for p in self.stack.layers[i].parameters()]
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.stack.offloader:  # what a forward that failed left behind, before its host buffers are used again
+        if (
+            self.stack.offloader
+        ):  # what a forward that failed left behind, before its host buffers are used again
             self.stack.offloader.settle(everything=True)
         for i in self.span:
             tape = Tape()

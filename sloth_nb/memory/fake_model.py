@@ -45,7 +45,9 @@ def layer_kinds(config: Any) -> tuple[str, ...]:
     return tuple(kinds)
 
 
-def fake_model(work: Work, config: Any, layers: Sequence[int]) -> nn.Module:
+def fake_model(
+    work: Work, config: Any, layers: Sequence[int], dtype: torch.dtype = torch.bfloat16
+) -> nn.Module:
     """The model with only these of its decoder layers. Call it under a FakeTensorMode."""
     config = copy.deepcopy(config)
     kinds = layer_kinds(config)
@@ -56,7 +58,7 @@ def fake_model(work: Work, config: Any, layers: Sequence[int]) -> nn.Module:
         from transformers.initialization import no_init_weights
 
         with no_init_weights():
-            model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
     except ValueError as error:
         raise ModelError(f"transformers can't build {work.model.name}: {error}.") from None
     model.tie_weights()  # part of the initialisation that was left out
@@ -151,17 +153,19 @@ class HostMemory:
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
-        self.leaving: list[Tensor] = []
+        self._leaving: list[tuple[int, Tensor]] = []
+        """Tensors, and after how many more settlings all of their pieces have left."""
 
-    def settle(self) -> None:
-        self.leaving.clear()
+    def settle(self, everything: bool = False) -> None:
+        still = [] if everything else [(left - 1, t) for left, t in self._leaving if left > 1]
+        self._leaving = still
 
-    def put(self, tensor: Tensor) -> Any:
+    def put(self, tensor: Tensor, pieces: int = 1) -> Any:
         from sloth_nb.engine.offload import Parked
 
         parked = Parked(None, None)
         parked.like = tensor.shape, tensor.dtype
-        self.leaving.append(tensor)
+        self._leaving.append((pieces, tensor))
         return parked
 
     def call(self, parked: Any) -> None:

@@ -1,0 +1,111 @@
+"""The first step's kernels are known before the weights are: what is rehearsed is what is launched."""
+
+import importlib
+import pkgutil
+
+import pytest
+import sloth_nb_kernels
+import torch
+from sloth_nb_kernels.ahead import compile_ahead, variant
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from sloth_nb.models.rehearsal import rehearse, step_launches
+
+MODULES = [
+    importlib.import_module(f"sloth_nb_kernels.{m.name}")
+    for m in pkgutil.iter_modules(sloth_nb_kernels.__path__)
+]
+BF16 = torch.bfloat16
+
+
+def config(kind, **more):
+    return AutoConfig.for_model(
+        kind, hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, vocab_size=512, bos_token_id=1, eos_token_id=2, pad_token_id=0, **more,
+    )  # fmt: skip
+
+
+def kernels_of(launches):
+    return {
+        f"{kernel.__module__}.{kernel.__name__}".rpartition("sloth_nb_kernels.")[2] for kernel, *_ in launches
+    }
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3_text", "phi3"])
+def test_a_step_of_four_bit_adapters_is_known_from_the_config(kind):
+    found = kernels_of(step_launches(config(kind), method="qlora", dtype=BF16, capability=(9, 0)))
+    rotation = "qk_norm_rope" if kind in ("qwen3", "gemma3_text") else "rope"
+    for module in ("dequantize", "rms_norm", "glu", "cross_entropy", rotation):
+        assert any(name.startswith(module + ".") for name in found), (module, found)
+
+
+def test_plain_weights_launch_no_dequantisation():
+    found = kernels_of(step_launches(config("llama"), method="lora", dtype=BF16, capability=(9, 0)))
+    assert found and not any(name.startswith("dequantize.") for name in found)
+
+
+def test_a_model_that_the_engine_does_not_run_has_nothing_to_rehearse():
+    gpt2 = AutoConfig.for_model("gpt2", n_embd=64, n_layer=2, n_head=2, vocab_size=128)
+    assert step_launches(gpt2, method="lora", dtype=BF16, capability=(9, 0)) == []
+
+
+def test_nothing_is_compiled_for_a_cpu():
+    assert rehearse(config("llama"), method="qlora", dtype=BF16, device=torch.device("cpu")) == []
+
+
+def test_variants_differ_where_triton_compiles_anew():
+    class Kernel:
+        __name__ = "k"
+
+    kernel, x = Kernel(), torch.empty(4)
+    same = [(kernel, (x, 32), {"BLOCK": 8}), (kernel, (x.clone(), 4096), {"BLOCK": 8})]
+    other = [(kernel, (x.half(), 32), {"BLOCK": 8}), (kernel, (x, 33), {"BLOCK": 8}), (kernel, (x, 1), {"BLOCK": 8}),
+             (kernel, (x, 32), {"BLOCK": 16}), (kernel, (x, 2**33), {"BLOCK": 8})]  # fmt: skip
+    assert len({variant(*launch) for launch in same}) == 1
+    assert len({variant(*launch) for launch in same + other}) == 6
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3_text", "phi3"])
+def test_a_first_step_launches_only_what_was_compiled_ahead(kind, monkeypatch):
+    import bitsandbytes as bnb
+    from peft import LoraConfig, get_peft_model
+
+    from sloth_nb.models.install import install
+
+    device, made = torch.device("cuda", torch.cuda.current_device()), config(kind)
+    rehearsed = step_launches(made, method="qlora", dtype=BF16, capability=torch.cuda.get_device_capability())
+    for task in compile_ahead(rehearsed, device):
+        task.result()
+    launched = []
+    for module in MODULES:
+        if module.__name__.endswith((".launch", ".ahead")) or not hasattr(module, "launch"):
+            continue
+
+        def spy(kernel, grid, *args, _start=module.launch, **meta):
+            before = len(kernel.device_caches[device.index][0])
+            _start(kernel, grid, *args, **meta)
+            launched.append(
+                (variant(kernel, args, meta), len(kernel.device_caches[device.index][0]) - before)
+            )
+
+        monkeypatch.setattr(module, "launch", spy)
+    model = AutoModelForCausalLM.from_config(made, dtype=BF16)
+    for name, linear in list(model.model.layers.named_modules()):
+        if isinstance(linear, torch.nn.Linear):
+            four = bnb.nn.Linear4bit(
+                linear.in_features, linear.out_features, bias=False, compute_dtype=BF16, quant_type="nf4"
+            )
+            four.weight = bnb.nn.Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4")
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.model.layers.get_submodule(parent), leaf, four)
+    model = model.to(device)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear"))
+    install(model, "recompute", cuda_graphs=False)
+    ids = torch.randint(3, 500, (2, 64), device=device)
+    model(input_ids=ids, labels=ids).loss.backward()
+    known = {variant(*launch) for launch in rehearsed}
+    assert launched and {found for found, _ in launched} <= known
+    assert sum(new for _, new in launched) == 0
