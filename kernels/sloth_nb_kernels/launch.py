@@ -25,6 +25,7 @@ __all__ = [
     "next_power_of_2",
     "on_gpu",
     "pretend",
+    "pretending",
     "programs",
     "runs_triton",
     "tl",
@@ -89,6 +90,11 @@ def pretend(
         yield
     finally:
         _pretended.reset(token)
+
+
+def pretending() -> bool:
+    """Whether this thread is in a dry run, where only buffers count and products need not be made."""
+    return _pretended.get() is not None
 
 
 def on_gpu(x: Tensor) -> bool:
