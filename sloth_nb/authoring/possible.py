@@ -1,18 +1,30 @@
 """Which model can do which task in this version, and why not, in one sentence."""
 
 from sloth_nb.authoring.tasks import COMING, Task, task, tasks
-from sloth_nb.catalog import ModelInfo, models, resolve
+from sloth_nb.catalog import GPU, ModelInfo, models, resolve
 from sloth_nb.errors import NotebookError
 
-__all__ = ["TEXT_PART", "check", "choose", "possible_tasks", "writes_text"]
+__all__ = ["TEXT_PART", "caution", "check", "choose", "possible_tasks", "writes_text"]
 
 # Models that also see, whose text part can be trained alone (from_pretrained(text_only=True)), by model_type.
 TEXT_PART = ("gemma3",)
+# Models whose activations may exceed what fp16 holds; a card without bf16 computes in it.
+WIDE = ("gemma3", "gemma3_text")
 
 
 def writes_text(model: ModelInfo) -> bool:
     """Whether this version can train it on text."""
     return model.modality == "text" or model.config.get("model_type") in TEXT_PART
+
+
+def caution(model: ModelInfo, card: GPU) -> str:
+    """What a user should know of this model on this card; empty when nothing."""
+    if model.config.get("model_type") not in WIDE or card.bf16:
+        return ""
+    return (
+        f"{model.title} was trained in bf16; in the fp16 of a {card.name} some numbers may grow too large, and the "
+        "loss is then not a number. Step 6 says so. The way out is a newer card (L4, A100) or Qwen3 of the same size."
+    )
 
 
 def choose(model: "str | ModelInfo", name: "str | Task") -> tuple[ModelInfo, Task]:
@@ -50,7 +62,7 @@ def check(model: ModelInfo, task: Task) -> None:
             f"{model.name} is a {model.kind} model; {task.name} needs one that follows instructions, "
             f"such as {_similar(model, task)}."
         )
-    if task.templates and model.template not in task.templates:
+    if task.templates and model.template not in task.templates and model.kind != "unknown":
         has = "chat template has no" if model.template else "base model has no chat template, and so no"
         raise NotebookError(
             f"{model.name}'s {has} place for what {task.name} trains ({task.title.lower()}). "

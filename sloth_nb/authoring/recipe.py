@@ -12,7 +12,7 @@ from sloth_nb.authoring.platforms import Machine, Platform, platform
 from sloth_nb.authoring.possible import choose
 from sloth_nb.authoring.settings import Settings, settle
 from sloth_nb.authoring.tasks import Task
-from sloth_nb.catalog import ModelInfo
+from sloth_nb.catalog import ModelInfo, known
 
 __all__ = ["Recipe", "make_notebook"]
 
@@ -69,6 +69,11 @@ class Recipe:
         return f"{self.model.name}-{self.task.name}{machine}"
 
     @property
+    def _model_name(self) -> str:
+        """What finds the model again: its catalogue name, or where it lies."""
+        return self.model.name if known(self.model.name) is self.model else self.model.hub_id
+
+    @property
     def seconds(self) -> float:
         """From its first cell to its last, roughly: installing, fetching the weights, training, looking around."""
         fetching = 0 if self.model.offline else self.settings.download_bytes / _DOWNLOAD
@@ -100,7 +105,7 @@ class Recipe:
 
     def code(self, path: str | None = None) -> str:
         """The call that makes this notebook."""
-        said = [repr(self.model.name), repr(self.task.name), repr(self.platform.name)]
+        said = [repr(self._model_name), repr(self.task.name), repr(self.platform.name)]
         if self.machine.name != self.platform.machine().name:
             said.append(f"card={self.machine.name!r}")
         said += [f"{name}={value!r}" for name, value in self.options.items()]
@@ -110,7 +115,7 @@ class Recipe:
 
     def command(self) -> str:
         """The same for a shell."""
-        said = [self.model.name, f"--task {self.task.name}", f"--platform {self.platform.name}"]
+        said = [self._model_name, f"--task {self.task.name}", f"--platform {self.platform.name}"]
         if self.machine.name != self.platform.machine().name:
             said.append(f'--card "{self.machine.name}"')
         for name, value in self.options.items():

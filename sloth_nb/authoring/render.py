@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 
+from sloth_nb.authoring.possible import caution
 from sloth_nb.catalog import ModelInfo, known, models
 from sloth_nb.errors import NotebookError
 
@@ -92,6 +93,9 @@ def _facts(recipe: Any) -> dict[str, Any]:
         "choose_another": where.choose,
         "badge_line": where.link(f"notebooks/{where.name}/{recipe.name}.ipynb"),
         "gated": gated,
+        "caution": caution(model, machine.gpu),
+        # A model that thinks aloud needs room for that before it answers.
+        "answer_tokens": 256 if model.kind == "reasoning" or model.template == "qwen3" else 96,
         "offline": recipe.options.get("offline", False),
         "output": f"{where.output}/{recipe.name}",
         "beginning": "" if model.template is None else '"Continue this text: " + ',

@@ -21,6 +21,7 @@ SHARE = 0.92  # of a card's memory that a notebook's settings may take, by the f
 CPU_SHARE = 0.8
 WAYS = ("keep", "recompute", "offload")
 SHORTEST = 512
+EMBEDDED = 93_000_000  # bytes of the package that holds the offline model
 CPU_LENGTH, CPU_SEQUENCES, CPU_STEPS = 512, 4, 30
 QUANTISED_FROM = 1_000_000_000  # parameters; below that 4 bits save little
 
@@ -77,6 +78,8 @@ class Settings:
     def download_bytes(self) -> int:
         """Of the weights that are fetched: 4-bit ones where they are published, else 16-bit ones."""
         model = self.estimate.work.model
+        if model.offline:
+            return EMBEDDED
         if self.method == "qlora" and "4bit" in model.ids:
             return self.estimate.kinds["weights"]
         return 2 * model.parameters

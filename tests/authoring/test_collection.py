@@ -78,6 +78,7 @@ def test_a_notebook_is_valid_clean_python_and_right_for_its_platform(path, files
     for cell in code:
         assert cell.outputs == [] and cell.execution_count is None
         ast.parse(cell.source)
+        assert cell.id != "load" or re.search(r"\(\n    (adapter or )?(source|picker\.value),\n", cell.source)
     text = "\n".join(cell.source for cell in notebook.cells)
     for other in {"colab", "kaggle"} - {path.split("/")[0]}:
         assert not re.search(rf"\b(google\.)?{other}\b", text, re.I), (
@@ -87,7 +88,7 @@ def test_a_notebook_is_valid_clean_python_and_right_for_its_platform(path, files
     assert {"model_name", "data", "max_steps", "output_dir"} <= set(parameter_names(notebook))
     prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     assert not [line for source in prose for line in source.splitlines() if line != line.rstrip()]
-    assert max(len(source.split()) for source in prose) < 260, "short"
+    assert max(len(source.split()) for source in prose) < 280, "short"
 
 
 @pytest.mark.parametrize("path", PATHS)

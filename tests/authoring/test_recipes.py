@@ -171,6 +171,19 @@ def test_one_entry_of_the_catalogue_adds_a_model():
         assert "Mossy-5B" in recipe.outline()[0]
 
 
+def test_any_other_model_s_folder_will_do(tiny_llama_path):
+    recipe = Recipe.of(str(tiny_llama_path), "sft", "jupyter", "cpu")
+    assert f'model_name = "{tiny_llama_path}"' in "\n".join(cell.source for cell in recipe.cells())
+    assert str(tiny_llama_path) in recipe.code() and str(tiny_llama_path) in recipe.command()
+    assert recipe.name == "tiny-llama-sft"
+
+
+def test_a_model_that_fp16_is_too_narrow_for_says_so_where_the_card_has_no_bf16():
+    assert "Mind the numbers" in Recipe.of("gemma-3-4b-it", "sft", "colab", "T4").text()
+    assert "Mind the numbers" not in Recipe.of("gemma-3-4b-it", "sft", "colab", "L4").text()
+    assert "Mind the numbers" not in Recipe.of("qwen3-4b", "sft", "colab", "T4").text()
+
+
 @pytest.mark.parametrize(
     "text", ["no facts", "+++\ntitle = 1 2\n+++\n", '+++\ntitle = "only"\n+++\n', '+++\nhue = "red"\n+++\n']
 )
