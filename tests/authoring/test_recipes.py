@@ -1,6 +1,7 @@
 """Recipes: what they choose for a card, what they refuse, and how they grow."""
 
 import dataclasses
+import importlib
 import json
 import re
 import shlex
@@ -161,21 +162,32 @@ def test_one_file_adds_a_task():
     assert "6. Train" in recipe.outline(), "what it doesn't say itself is the common plan's"
 
 
-def test_one_entry_of_the_catalogue_adds_a_model():
+@pytest.fixture
+def mossy(monkeypatch):
+    """One more entry in the catalogue."""
     info = dataclasses.replace(
         catalog.find("qwen3-4b"), name="mossy-5b", ids={"16bit": "moss/Mossy-5B"}, aliases=()
     )
-    for one in ("sft", "completion", "pretraining", "tools", "synthetic", "evaluate"):
-        recipe = Recipe.of(info, one, "kaggle")
+    entries = (*catalog.models(), info)
+    find = importlib.import_module("sloth_nb.catalog.find")
+    monkeypatch.setattr(find, "load_models", lambda: entries)
+    find._index.cache_clear()
+    yield info
+    find._index.cache_clear()
+
+
+def test_one_entry_of_the_catalogue_adds_a_model(mossy):
+    for one in TASKS:
+        recipe = Recipe.of("mossy-5b", one, "kaggle")
         assert 'model_name = "mossy-5b"' in "\n".join(cell.source for cell in recipe.cells())
-        assert "Mossy-5B" in recipe.outline()[0]
+        assert "Mossy-5B" in recipe.outline()[0] and "'mossy-5b'" in recipe.code()
 
 
 def test_any_other_model_s_folder_will_do(tiny_llama_path):
     recipe = Recipe.of(str(tiny_llama_path), "sft", "jupyter", "cpu")
     assert f'model_name = "{tiny_llama_path}"' in "\n".join(cell.source for cell in recipe.cells())
     assert str(tiny_llama_path) in recipe.code() and str(tiny_llama_path) in recipe.command()
-    assert recipe.name == "tiny-llama-sft"
+    assert recipe.name == "tiny-llama-sft-cpu"
 
 
 def test_a_model_that_fp16_is_too_narrow_for_says_so_where_the_card_has_no_bf16():
