@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from ipywidgets import FloatLogSlider
 from sloth_nb_widgets import VramEstimator
 from sloth_nb_widgets.panel import PanelArgumentError
 
@@ -35,6 +36,18 @@ def test_a_moved_slider_changes_the_answer_and_the_picture(front_end, find):
     assert panel.estimate.total > before
     assert f"{panel.estimate.total_gb:.2f} GB" in panel._picture.value
     assert "does not fit" in panel._picture.value and "<li>" in panel._picture.value
+
+
+def test_the_length_s_slider_moves_by_shares_and_meets_whole_64s():
+    panel = VramEstimator("qwen3-14b", gpu="T4", length=2048)
+    boxes = [child for row in panel._controls() for child in row.children]
+    (handle,) = [c for box in boxes for c in getattr(box, "children", ()) if isinstance(c, FloatLogSlider)]
+    handle.value = 2**12.125
+    assert panel.length == 4480
+    handle.value = 2**17
+    assert panel.length == 131072
+    panel.length = 1000
+    assert handle.value == 1000 and panel.length == 1000
 
 
 def test_what_is_chosen_wrong_is_said_in_the_panel_and_mends(front_end, find):

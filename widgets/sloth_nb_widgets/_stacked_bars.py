@@ -53,7 +53,10 @@ def stacked_bars(figure: StackedBars) -> tuple[int, Markup]:
             )
             start += segment.value
         total_text = f"{format_number(total)} {figure.unit}".rstrip()
-        parts.append(element("text", total_text, class_="value", x=tenths(px(total) + 8), y=y + 18))
+        end = px(total)
+        if figure.limit and end - 4 <= px(figure.limit[1]) <= end + 8 + 7.5 * len(total_text):
+            end = px(figure.limit[1])  # the limit's line would cross the number
+        parts.append(element("text", total_text, class_="value", x=tenths(end + 8), y=y + 18))
     bottom = top + 38 * len(figure.bars)
     if figure.limit:
         name, value = figure.limit

@@ -3,6 +3,7 @@
 Only the classes and options that 7.7 (Colab) and 8.1 share are used here.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -23,11 +24,13 @@ def slider(
     maximum: float,
     step: float = 1,
     *,
+    doubling: bool = False,
     help: str = "",
 ) -> widgets.Widget:
     """A named number box and a slider, both bound to the trait.
 
-    An ``Int`` trait gives whole numbers, any other fractions.
+    An ``Int`` trait gives whole numbers, any other fractions. With ``doubling`` the slider moves by shares of the
+    value, an eighth of the way to its double a step, so that small values of a wide range can be met too.
     """
     whole = isinstance(owner.traits()[trait], traitlets.Int)
     bounds = {"min": minimum, "max": maximum, "step": step}
@@ -36,11 +39,18 @@ def slider(
         description=label, style=_NAME_WIDTH, layout=widgets.Layout(width="auto"), **bounds, **_said(help)
     )
     box.add_class("sloth-number")
-    handle = (widgets.IntSlider if whole else widgets.FloatSlider)(
+    if doubling:
+        bounds = {"min": math.log2(minimum), "max": math.log2(maximum), "step": 0.125, "base": 2}
+    kind = widgets.FloatLogSlider if doubling else widgets.IntSlider if whole else widgets.FloatSlider
+    handle = kind(
         readout=False, layout=widgets.Layout(width="auto", flex="1 1 120px"), **bounds, **_said(help or label)
     )
     _bind(owner, trait, box)
-    if whole:
+    if doubling:
+        to_step = (float, lambda x: int(min(max(round(x / step), 1) * step, maximum)))
+        traitlets.link((owner, trait), (handle, "value"), transform=to_step)
+        _answer_while_busy(handle)
+    elif whole:
         _bind(owner, trait, handle)
     else:  # a browser's slider makes 0.9000000000000001 of 0.9
         traitlets.link((owner, trait), (handle, "value"), transform=(float, lambda x: float(f"{x:.9g}")))
@@ -192,7 +202,10 @@ def fold(label: str, *children: widgets.Widget, help: str = "") -> widgets.Box:
 def row(*children: widgets.Widget) -> widgets.Box:
     """Controls beside each other, wrapping where the page is narrow."""
     return widgets.HBox(
-        children, layout=widgets.Layout(flex_flow="row wrap", align_items="center", overflow="visible")
+        children,
+        layout=widgets.Layout(
+            flex_flow="row wrap", align_items="center", overflow="visible", grid_gap="0 14px"
+        ),
     )
 
 

@@ -104,7 +104,7 @@ class VramEstimator(Panel):
             ),
             controls.row(
                 controls.slider(self, "batch", "Batch", 1, 64),
-                controls.slider(self, "length", "Length", 64, 131072, 64),
+                controls.slider(self, "length", "Length", 64, 131072, 64, doubling=True),
                 controls.slider(self, "rank", "Rank", 1, 256),
             ),
             controls.row(
