@@ -91,6 +91,34 @@ def test_prose_is_in_small_portions(name):
         assert max(map(len, part.source.splitlines())) <= 125, f"{name}, {part.id}: a long line"
 
 
+def solved_names(source):
+    """Names that an exercise gives only when it is solved: its functions with a gap, and what stands in the gap."""
+    lines = source.splitlines()
+    first, last = (
+        lines.index(next(x for x in lines if BEGIN in x)),
+        lines.index(next(x for x in lines if END in x)),
+    )
+    names = set()
+    for statement in ast.parse(source).body:
+        if statement.lineno <= first + 1 <= (statement.end_lineno or 0) or first < statement.lineno <= last:
+            targets = getattr(statement, "targets", [statement])
+            names |= {getattr(target, "id", getattr(target, "name", None)) for target in targets}
+    return names - {None}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_who_is_stuck_can_go_on_as_no_later_cell_needs_a_solution(name):
+    missing: set[str] = set()
+    for part in lesson(name).parts:
+        if part.kind == "exercise":
+            found = solved_names(part.source)
+            assert found, part.id
+            missing |= found
+        elif part.kind in ("code", "parameters"):
+            used = {node.id for node in ast.walk(ast.parse(part.source)) if isinstance(node, ast.Name)}
+            assert not used & missing, f"{name}, {part.id} needs {used & missing}"
+
+
 def test_a_lesson_is_found_by_number_and_by_name():
     assert lesson(3) is lesson("3") is lesson("3_lora_from_scratch")
     with pytest.raises(NotebookError, match=r"no lesson 9.*\n  1\. What a model is"):
