@@ -91,6 +91,14 @@ def test_prose_is_in_small_portions(name):
         assert max(map(len, part.source.splitlines())) <= 125, f"{name}, {part.id}: a long line"
 
 
+def test_the_teachers_table_counts_exercises_and_points_rightly(repository):
+    page = (repository / "notebooks" / "classroom" / "TEACHER.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d) \| ([^|]+) \| [^|]+ \| (\d+) · (\d+) \|", page, re.M)
+    assert [(f"{number}. {title}", int(count), int(points)) for number, title, count, points in rows] == [
+        (found.title, len(found.exercises), found.points) for found in lessons()
+    ]
+
+
 def solved_names(source):
     """Names that an exercise gives only when it is solved: its functions with a gap, and what stands in the gap."""
     lines = source.splitlines()
