@@ -205,6 +205,15 @@ class Notebook:
         """All text that the cells show, for messages of failing tests."""
         return "\n---\n".join(self.page.locator(".jp-OutputArea-output").all_inner_texts())
 
+    def raised(self) -> list[str]:
+        """The names of the exceptions that cells have ended with."""
+        return self.page.evaluate(
+            """() => window.jupyterapp.shell.currentWidget.content.widgets
+                .filter(cell => cell.model.type === 'code')
+                .flatMap(cell => cell.model.outputs.toJSON())
+                .filter(output => output.output_type === 'error').map(output => output.ename)"""
+        )
+
     def close(self) -> None:
         with contextlib.suppress(Exception):
             self.page.evaluate(

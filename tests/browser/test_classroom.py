@@ -1,0 +1,50 @@
+"""Lessons in a real JupyterLab, with widgets and pictures: solved, and with the gaps left open."""
+
+import json
+
+import nbformat
+import pytest
+
+from sloth_nb.authoring.cells import as_text
+from sloth_nb.authoring.lessons import lesson, lesson_notebook
+from tests.browser.accessibility import UNNAMED, WEAK
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+ERRORS = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
+
+
+def opened(notebook, number, version):
+    content = nbformat.reads(as_text(lesson_notebook(lesson(number), version)), as_version=4)
+    book = notebook(content, viewport=(1280, 6500))
+    book.context.set_default_timeout(300_000)
+    return book
+
+
+@pytest.mark.parametrize("number", [2, 5])
+def test_a_solved_lesson_runs_with_its_pictures_and_widgets(number, notebook, shot):
+    book = opened(notebook, number, "teacher")
+    book.run()
+    assert book.page.locator(ERRORS).count() == 0, book.outputs()
+    pictures = book.page.locator(".jp-OutputArea-output :is(.js-plotly-plot, svg.sloth-plot, .sloth-tokens)")
+    assert pictures.count() >= 2
+    book.page.wait_for_timeout(1000)
+    for theme in ("light", "dark"):
+        book.theme(theme)
+        shot(book, f"lesson-{number}-{theme}")
+        assert book.page.evaluate(UNNAMED) == []
+        assert book.page.evaluate(WEAK) == []
+    saved = book.save()
+    assert "widgets" not in saved.metadata and len(json.dumps(saved)) < 1_000_000
+
+
+def test_run_all_stops_at_the_first_exercise_that_is_not_solved(notebook):
+    book = opened(notebook, 2, "student")
+    book.run()
+    print(
+        book.page.evaluate(
+            "() => [...document.querySelectorAll('.jp-OutputArea-output')].slice(-2).map(e => e.outerHTML.slice(0, 400))"
+        )
+    )
+    errors = book.page.locator("[data-mime-type='application/vnd.jupyter.error']")
+    assert errors.count() == 1 and "NotImplementedError" in errors.inner_text()
