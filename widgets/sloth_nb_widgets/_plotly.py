@@ -96,7 +96,13 @@ def _bars(figure: StackedBars) -> tuple[list[Any], dict[str, Any]]:
                 "x": [_short(value) for value in values],
                 "marker": {
                     "color": PALETTE[i % len(PALETTE)],
-                    "pattern": {"shape": _PATTERNS[i % len(_PATTERNS)], "fgcolor": "#fff", "fgopacity": 0.6},
+                    # Without bgcolor plotly draws white strokes on nothing.
+                    "pattern": {
+                        "shape": _PATTERNS[i % len(_PATTERNS)],
+                        "bgcolor": PALETTE[i % len(PALETTE)],
+                        "fgcolor": "#fff",
+                        "fgopacity": 0.6,
+                    },
                 },
                 "hovertemplate": f"{_plain(name)}: %{{x}} {_plain(figure.unit)}<extra></extra>",
             }
