@@ -188,7 +188,9 @@ def _chat(options: argparse.Namespace, variables: Variables) -> Any:
 
 
 def _notebook_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="catalogue name, hub id or folder")
+    parser.add_argument(
+        "model", nargs="?", help="catalogue name, hub id or folder; without one, a panel to choose"
+    )
     parser.add_argument("--task", default="sft", help="what to do (default: sft)")
     parser.add_argument("--platform", default="jupyter", help="where it will run (default: jupyter)")
     parser.add_argument("-o", "--output", dest="path", help="the file")
@@ -196,6 +198,10 @@ def _notebook_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _notebook(options: argparse.Namespace, variables: Variables) -> Any:
+    if options.model is None:
+        from sloth_nb_widgets import NotebookMaker
+
+        return NotebookMaker(platform="jupyter")
     from sloth_nb.authoring.recipe import make_notebook
 
     return _link(
@@ -225,7 +231,7 @@ COMMANDS = {
     "preview": Command("a data set, and token by token what will be learnt", _preview_arguments, _preview),
     "train": Command("start a trainer and watch it, or look at a past run", _train_arguments, _train),
     "chat": Command("talk to a model, with and without its adapter", _chat_arguments, _chat),
-    "notebook": Command("write a fine-tuning notebook", _notebook_arguments, _notebook),
+    "notebook": Command("write a fine-tuning notebook, or choose one", _notebook_arguments, _notebook),
     "classroom": Command("write the course's notebooks into a folder", _classroom_arguments, _classroom),
 }
 

@@ -93,6 +93,10 @@ def test_notebook_writes_a_notebook(tmp_path, monkeypatch):
         sloth("notebook smollm2-135m-instruct -o mine.ipynb", {})
 
 
+def test_notebook_without_a_model_is_a_panel_to_choose_one():
+    assert sloth("notebook", {}).recipe.platform.name == "jupyter"
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

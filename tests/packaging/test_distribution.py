@@ -91,7 +91,8 @@ def test_the_wheel_puts_the_extension_where_jupyter_looks(wheel, repository):
         assert archive.read(data[place]) == source.read_bytes()
 
 
-def test_jupyter_lists_the_extension_of_an_installation(wheel, repository, tmp_path):
+@pytest.mark.parametrize("kind", ["wheel", "in place"])
+def test_jupyter_lists_the_extension_of_an_installation(kind, wheel, repository, tmp_path):
     import json
 
     import sloth_nb
@@ -99,7 +100,7 @@ def test_jupyter_lists_the_extension_of_an_installation(wheel, repository, tmp_p
     described = json.loads((repository / "widgets" / "labextension" / "package.json").read_text("utf-8"))
     assert described["version"] == sloth_nb.__version__
     python = environment(tmp_path / "env")
-    install(python, wheel)
+    install(python, *([wheel] if kind == "wheel" else ["-e", repository]))
     own = clean_environment(
         JUPYTER_CONFIG_DIR=str(tmp_path / "config"), JUPYTER_DATA_DIR=str(tmp_path / "data")
     )

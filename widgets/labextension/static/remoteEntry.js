@@ -6,6 +6,9 @@
  * a module without __esModule, and an exception at activation. Hence `guarded` below.
  *
  * What is made is made by Python, at the server's /sloth-nb/… (sloth_nb/authoring/server.py).
+ *
+ * An installation, an editable one too, holds a copy of this file (pyproject.toml, shared-data). To work on it:
+ * `pip install -e .` again after a change, and reload the page.
  */
 (window._JUPYTERLAB = window._JUPYTERLAB || {})["sloth-nb"] = (() => {
   const CATEGORY = "Fine-tuning";
