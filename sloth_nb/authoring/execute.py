@@ -63,7 +63,8 @@ def execute(
         parameters: values for names that the cell tagged ``parameters`` assigns.
         cwd: the kernel's working folder; by default that of ``output``, so that what the notebook writes lies
             beside it.
-        memory_limit: GB (of 10⁹ bytes) of resident memory after which the kernel is killed, as Binder does at 2.
+        memory_limit: GB (of 2³⁰ bytes, as everywhere here) of resident memory after which the kernel is
+            killed, as Binder does at 2.
         say: called with every line of progress.
 
     Raises:
@@ -85,7 +86,7 @@ def execute(
     except CellExecutionError as error:
         raise NotebookError(f"{client.where()} failed: {_reason(error)}\n  See {output}.") from error
     except DeadKernelError as error:
-        peak = client.memory.peak_bytes / 1e9
+        peak = client.memory.peak_bytes / 2**30
         why = "the system may have ended it for want of memory"
         if memory_limit is not None and peak > memory_limit:
             why = f"it was ended at the limit of {memory_limit:g} GB"
@@ -128,7 +129,7 @@ class _Client(NotebookClient):
             on_notebook_start=self._began,
         )
         self.say = say
-        self.memory = MemoryWatch(None if memory_limit is None else int(memory_limit * 1e9))
+        self.memory = MemoryWatch(None if memory_limit is None else int(memory_limit * 2**30))
         self.cell_seconds: dict[int, float] = {}
         self._heading, self._number, self._unfinished = "", 0, ""
         self._cells_by_message: dict[str, int] = {}

@@ -47,6 +47,6 @@ def run(options: argparse.Namespace) -> int:
         cwd=options.cwd,
         memory_limit=options.memory_limit,
     )
-    peak = done.peak_memory_bytes / 1e9
+    peak = done.peak_memory_bytes / 2**30
     print(f"\nDone in {done.seconds:.0f} s, peak memory {peak:.2f} GB. The executed notebook: {output}")
     return 0
