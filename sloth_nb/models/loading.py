@@ -1,11 +1,12 @@
 """``from_pretrained``: a model and its tokenizer, ready for adapters, full fine-tuning or answering."""
 
 import inspect
+from importlib import import_module
 from typing import Any
 
 from sloth_nb.catalog.embedded import DEFAULT_MODEL
 from sloth_nb.errors import ModelError
-from sloth_nb.interrupts import told
+from sloth_nb.interrupts import put_off, told
 from sloth_nb.models import arguments
 from sloth_nb.models.adapters import load_adapter
 from sloth_nb.models.architecture import choose_class, is_multimodal, load_config, load_weights
@@ -23,6 +24,15 @@ from sloth_nb.models.weights import Weights, choose_weights
 from sloth_nb.notices import warn
 
 __all__ = ["load"]
+
+_LIBRARIES = (
+    "accelerate",
+    "transformers.generation.utils",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.processing_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.modeling_llama",  # brings what every family's own file imports
+)
 
 
 @told("Interrupted while the model was loaded: nothing is kept of it. Run it again to load it.")
@@ -120,6 +130,7 @@ def load(
         HardwareError: a device that isn't there, or too little memory.
     """
     arguments.settle(locals(), arguments.LOADING)
+    _import_libraries()
     if args:
         raise ModelError(
             f"from_pretrained takes no further positional arguments, and got {args!r}. Name them."
@@ -209,6 +220,13 @@ def _method(weights: Weights, config: Any, full_finetuning: bool) -> str:
         return "lora"
     fields = quantisation if isinstance(quantisation, dict) else vars(quantisation)
     return "lora-8bit" if fields.get("load_in_8bit") or fields.get("_load_in_8bit") else "qlora"
+
+
+def _import_libraries() -> None:
+    """What loading is going to import, whole: transformers' parts come one by one, wherever first touched."""
+    with put_off():
+        for name in _LIBRARIES:
+            import_module(name)
 
 
 def _own_arguments() -> list[str]:

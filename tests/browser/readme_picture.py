@@ -39,8 +39,8 @@ def main() -> None:
 
 
 def _talk(book: Notebook) -> None:
-    book.page.get_by_label("Message").fill("What is the name of your best friend?")
-    book.page.get_by_label("Message").press("Enter")
+    book.page.get_by_label("Message", exact=True).fill("What is the name of your best friend?")
+    book.page.get_by_label("Message", exact=True).press("Enter")
     turn = book.page.locator(".sloth-panel .sloth-turn").nth(1)
     turn.locator(".sloth-cursor").wait_for()
     turn.locator(".sloth-cursor").wait_for(state="detached")

@@ -30,20 +30,16 @@ def test_the_quickstart_is_watched_stopped_and_talked_to(notebook, repository, s
     page.get_by_role("button", name="Stop and save").click()
     clicked = time.monotonic()
     page.wait_for_selector(".sloth-card .sloth-badge:has-text('stopped')")
-    stopped = int(
-        re.search(
-            r"([\d,]+) of",
-            page.locator(".sloth-card:has(.sloth-badge:has-text('stopped')) p").first.inner_text(),
-        )[1]
-    )
+    card = page.locator(".sloth-card", has=page.locator(".sloth-badge:has-text('stopped')"))
+    stopped = int(re.search(r"([\d,]+) of", card.locator("p").first.inner_text())[1])
     assert stopped <= seen[-1] + 2 + (time.monotonic() - clicked), "it ended within a step or so"
 
     book.finish()
     assert (
         page.locator(".jp-OutputArea-output [data-mime-type='application/vnd.jupyter.stderr']").count() == 0
     )
-    page.get_by_label("Message").fill("What is your name?")
-    page.get_by_label("Message").press("Enter")
+    page.get_by_label("Message", exact=True).fill("What is your name?")
+    page.get_by_label("Message", exact=True).press("Enter")
     turn = page.locator(".sloth-panel .sloth-turn").last
     turn.locator(".sloth-cursor").wait_for()
     turn.locator(".sloth-cursor").wait_for(state="detached")

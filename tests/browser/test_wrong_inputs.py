@@ -82,7 +82,9 @@ def test_each_mistake_is_answered_in_one_sentence_and_mended_in_place(notebook, 
     time.sleep(0.7)
     book.command("kernelmenu:interrupt")
     said = hand.end(LOAD)
-    assert "million parameters" in said or (is_one_answer(said.splitlines()[-1]) and "Interrupted" in said)
+    assert "million parameters" in said or (is_one_answer(said.splitlines()[-1]) and "Interrupted" in said), (
+        said
+    )
 
     for cell in (LOAD, DATA, ADAPTER):
         assert "Error" not in hand.run(cell)
