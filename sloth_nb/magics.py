@@ -251,15 +251,28 @@ def _variable(variables: Variables, name: str, what: str) -> Any:
 
 
 def register(shell: Any) -> None:
-    """Adds ``%sloth`` to a shell."""
+    """Adds ``%sloth`` to a shell, with its subcommands for the Tab key."""
 
     def magic(line: str) -> Any:
         return sloth(line, shell.user_ns)
 
     magic.__doc__ = "\n".join(f"%sloth {name}: {command.about}" for name, command in COMMANDS.items())
     shell.register_magic_function(magic, "line", "sloth")
+    shell.set_hook("complete_command", _complete, str_key="%sloth")
 
 
 def unregister(shell: Any) -> None:
     """Takes ``%sloth`` away."""
     shell.magics_manager.magics["line"].pop("sloth", None)
+
+
+def _complete(shell: Any, event: Any) -> list[str]:
+    """What the Tab key offers: subcommands, then the models or variables that they take."""
+    words = event.text_until_cursor.split()
+    if len(words) + event.text_until_cursor.endswith(" ") <= 2:
+        return list(COMMANDS)
+    if words[1] in ("estimate", "notebook"):
+        from sloth_nb.catalog import models
+
+        return [model.name for model in models()]
+    return [name for name in shell.user_ns if not name.startswith("_")]

@@ -30,6 +30,20 @@ def test_a_notebooks_variables_are_found(shell):
     assert "2 rows; text (text = text)" in str(shown)
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("%sloth ", "preview"),
+        ("%sloth not", "notebook"),
+        ("%sloth estimate qwen3-1", "qwen3-14b"),
+        ("%sloth train my_", "my_trainer"),
+    ],
+)
+def test_the_tab_key_offers_commands_models_and_variables(shell, typed, offered):
+    shell.user_ns["my_trainer"] = 3
+    assert offered in shell.complete(typed.split()[-1] if typed[-1] != " " else "", typed, len(typed))[1]
+
+
 def test_pick_searches_and_estimate_computes():
     picker = sloth("pick qwen3 14b --gpu T4", {})
     assert (picker.query, picker.gpu) == ("qwen3 14b", "T4")

@@ -12,7 +12,8 @@ _TOP = """<!-- Written by `make notebooks` from the recipes in sloth_nb/authorin
 # Notebooks
 
 **New here?** Take the first one, [quickstart.ipynb](quickstart.ipynb): it needs no GPU and three minutes. Then, with a
-free card, the first row of the first table.
+free card, the first row of the first table. To understand what happens in them: [the classroom](classroom/README.md),
+eight lessons for any laptop.
 
 Each notebook says on top what it makes, what it needs and how long it takes; then it installs, lets you pick a model,
 looks at the data, estimates, trains with live curves, lets you talk to the model before and after, and saves. They run
