@@ -274,18 +274,25 @@ def test_a_script_is_python_and_its_config_is_yaml(task_name, model):
     assert yaml.safe_load(files["accelerate.yaml"])["num_processes"] == 2
 
 
+LAUNCHERS = {
+    "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes=1", "--num_machines=1"],
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node=2"],
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_the_script_trains_under_accelerate(processes, tmp_path, tiny_llama_path, kernels_find_the_package):
-    recipe = Recipe.of("smollm2-135m-instruct", "sft", "jupyter", "cpu")
-    script, _ = recipe.save_script(tmp_path / "run")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", f"--num_processes={processes}"]
-    launch += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-    given = ["--model", tiny_llama_path, "--max-steps", "2", "--batch-size", "2", "--accumulation", "1"]
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_script_trains_in_one_process_and_in_two(
+    launcher, tmp_path, tiny_llama_path, kernels_find_the_package
+):
+    script, _ = Recipe.of("smollm2-135m-instruct", "sft", "jupyter", "cpu").save_script(tmp_path / "run")
+    given = ["--model", tiny_llama_path, "--max-steps", 2, "--batch-size", 2, "--accumulation", 1]
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], script, *given, "--output-dir", tmp_path / "out"]
     done = subprocess.run(
-        [*launch, script, *map(str, given), "--output-dir", str(tmp_path / "out")],
-        capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path,
+        [str(word) for word in command],
+        capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
-    assert done.stdout.count("The adapter: ") == 1
+    assert done.stdout.count("The adapter: ") == 1, "one process alone saves"
+    assert done.stdout.count("120 read, 120 kept") == (2 if launcher == "torchrun" else 1)
