@@ -2,15 +2,18 @@
 
 import dataclasses
 import importlib
+import importlib.metadata
 import json
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from sloth_nb import catalog, make_notebook
 from sloth_nb.authoring import render
@@ -226,6 +229,29 @@ def test_the_pins_are_the_tested_versions(repository: Path):
     from sloth_nb import __version__
 
     assert table["itself"] == f"sloth-nb=={__version__}"
+
+
+# What the images have of what must stay (googlecolab/backend-info, August 2026; Kaggle's is built on Colab's).
+IMAGE = {
+    "torch": "2.11.0",
+    "triton": "3.6.0",
+    "numpy": "2.1.3",
+    "pandas": "2.2.3",
+    "ipywidgets": "7.7.1",
+    "ipykernel": "6.17.1",
+}
+
+
+def test_nothing_that_is_added_wants_another_version_of_what_must_stay(repository):
+    ours = tomllib.loads((repository / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    needs = [*ours, *(need for name in ("trl", "bitsandbytes") for need in importlib.metadata.requires(name))]
+    checked = [
+        need for need in map(Requirement, needs) if need.name in IMAGE and "extra" not in str(need.marker)
+    ]
+    assert {need.name for need in checked} >= {"torch", "numpy", "ipywidgets"}
+    for need in checked:
+        assert need.specifier.contains(IMAGE[need.name]), f"{need} against {IMAGE[need.name]}"
+    assert set(IMAGE) <= set(render.pins()["stay"])
 
 
 # The command line and the script -------------------------------------------------------------------------------
