@@ -159,7 +159,11 @@ def _streamed(dataset: Any, reader: RowReader, max_length: int | None, packing: 
                 yield from part.dataset(packing=packing)
         _refuse_nothing(reader.report)
 
-    return datasets.IterableDataset.from_generator(rows)
+    tokens = datasets.Sequence(datasets.Value("int32"))
+    names = ("input_ids", "labels", "seq_lengths")[: 2 + packing]
+    return datasets.IterableDataset.from_generator(
+        rows, features=datasets.Features(dict.fromkeys(names, tokens))
+    )
 
 
 def _refuse_nothing(report: DataReport) -> None:

@@ -3,12 +3,13 @@
 from typing import Any
 
 from sloth_nb import memory
-from sloth_nb.errors import SlothError
+from sloth_nb.errors import SlothError, TrainingError
 from sloth_nb.memory.policy import Policy
 from sloth_nb.models.install import engine_of
 from sloth_nb.models.planning import auto_plan_of
 from sloth_nb.models.workload import work_of
 from sloth_nb.training.config import SFTConfig
+from sloth_nb.training.preparing import is_stream
 
 __all__ = ["plan_run", "predicted_bytes", "shape_of"]
 
@@ -26,7 +27,7 @@ def shape_of(args: SFTConfig, rows: Any) -> dict[str, Any]:
     """Options of ``Work`` that a trainer's arguments and rows say; of the rows the longest is taken for all."""
     return {
         "batch": args.per_device_train_batch_size,
-        "length": _longest(rows, args.pad_to_multiple_of),
+        "length": _longest(rows, args),
         "packed": args.packing or args.padding_free,
         "accumulation": args.gradient_accumulation_steps,
         "optimiser": _OPTIMISERS.get(str(getattr(args.optim, "value", args.optim)), "adamw_torch"),
@@ -79,11 +80,18 @@ def _has_states(optimizer: Any) -> bool:
     return bool(getattr(inner, "state", None))
 
 
-def _longest(rows: Any, multiple: int | None) -> int:
+def _longest(rows: Any, args: SFTConfig) -> int:
     """Tokens of the longest row, from the table's own lengths, without reading the tokens; padded as it will be."""
     import pyarrow.compute
 
-    if hasattr(rows, "data"):
+    multiple = args.pad_to_multiple_of
+    if is_stream(rows):
+        if args.max_length is None:
+            raise TrainingError(
+                "How much memory a stream's rows take can't be told without max_length: set it."
+            )
+        longest = args.max_length
+    elif hasattr(rows, "data"):
         column = rows.data.column("input_ids")
         longest = pyarrow.compute.max(pyarrow.compute.list_value_length(column)).as_py()
     else:

@@ -4,16 +4,37 @@ from collections.abc import Callable
 from typing import Any
 
 from sloth_nb.data import prepare
-from sloth_nb.errors import DatasetError
+from sloth_nb.errors import DatasetError, TrainingError
 from sloth_nb.training.config import SFTConfig
 
-__all__ = ["is_tokenised", "tokenised"]
+__all__ = ["check_stream", "is_stream", "is_tokenised", "tokenised"]
 
 
 def is_tokenised(dataset: Any) -> bool:
     """Whether a data set already holds token ids and labels."""
     columns = getattr(dataset, "column_names", None)
     return isinstance(columns, list) and {"input_ids", "labels"} <= set(columns)
+
+
+def is_stream(dataset: Any) -> bool:
+    """Whether a data set's rows come one after another, without a known end."""
+    return hasattr(dataset, "__iter__") and not hasattr(dataset, "__len__")
+
+
+def check_stream(dataset: Any, args: SFTConfig) -> None:
+    """A stream needs an end, and each process reads it itself: nothing is cut out of a finished batch.
+
+    Raises:
+        TrainingError: ``max_steps`` is not set.
+    """
+    if not is_stream(dataset):
+        return
+    if args.max_steps <= 0:
+        raise TrainingError(
+            "The train_dataset is a stream, which has no length that epochs could be counted by. Set max_steps: "
+            "how many optimiser steps to train for."
+        )
+    args.accelerator_config.dispatch_batches = False
 
 
 def tokenised(
@@ -27,15 +48,10 @@ def tokenised(
     """Rows with ``input_ids`` and ``labels``, and what became of the source (None when it was tokenised).
 
     Raises:
-        DatasetError: see ``sloth_nb.data.prepare``; also for a stream.
+        DatasetError: see ``sloth_nb.data.prepare``.
     """
     if is_tokenised(source):
         return source, None
-    if hasattr(source, "iter") and not hasattr(source, "__len__"):
-        raise DatasetError(
-            "This data set is a stream, whose rows can't be counted, shuffled or resumed. Take a part of it: "
-            "datasets.Dataset.from_list(list(stream.take(10_000)))."
-        )
     mapping = args.mapping
     if formatting_func is not None:
         source, mapping = _formatted(source, formatting_func), {"text": "text"}
@@ -52,6 +68,9 @@ def tokenised(
         mapping=mapping,
         on_error=args.on_error,
     )
+    if is_stream(prepared.dataset):
+        counted = "its rows are read, in its order, while training goes on"
+        return prepared.dataset, f"a stream of {prepared.schema}; {counted}"
     return prepared.dataset, str(prepared.report)
 
 

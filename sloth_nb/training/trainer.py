@@ -31,7 +31,7 @@ from sloth_nb.training.loss import only_trained_positions, takes_positions
 from sloth_nb.training.meters import Pace, forget_peaks, peak_memory_bytes
 from sloth_nb.training.optimizer import separate_embeddings, usable_optimizer
 from sloth_nb.training.prediction import plan_run, predicted_bytes
-from sloth_nb.training.preparing import is_tokenised, tokenised
+from sloth_nb.training.preparing import check_stream, is_tokenised, tokenised
 from sloth_nb.training.replanning import Replanning
 from sloth_nb.training.run import Run, stops_on_interrupt
 from sloth_nb.training.setting_up import (
@@ -91,6 +91,7 @@ class SFTTrainer(trl.SFTTrainer):
         self._formatting_func = here.pop("formatting_func", None)
         self._tokenizer = tokenizer
         train_dataset, report = self._tokenised(source, args, args.packing)
+        check_stream(train_dataset, args)
         evaluated = self._evaluated(here.pop("eval_dataset", None), args)
         self.data_report = report
         collator = here.pop("data_collator", None) or Collator(

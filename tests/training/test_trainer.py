@@ -220,9 +220,25 @@ def test_packed_rows_see_no_neighbours(make_trainer):
     assert losses(packed)[0] == pytest.approx(losses(alone)[0], rel=1e-5)
 
 
-def test_a_stream_and_an_unknown_argument_are_refused(make_trainer, talks):
-    with pytest.raises(DatasetError, match="stream"):
-        make_trainer(trainer={"train_dataset": Dataset.from_list(talks).to_iterable_dataset()})
+@pytest.mark.parametrize("options", [{}, {"padding_free": True}, {"packing": True, "max_length": 64}])
+def test_a_stream_trains_as_its_rows_in_a_list_do(make_trainer, talks, options, capsys):
+    options = options | {"train_sampling_strategy": "sequential", "max_steps": 6}
+    stream = make_trainer(
+        trainer={"train_dataset": Dataset.from_list(talks).to_iterable_dataset()}, **options
+    )
+    assert "a stream of messages" in capsys.readouterr().out
+    stream.train()
+    whole = make_trainer(**options)
+    whole.train()
+    assert losses(stream) == pytest.approx(losses(whole), rel=1e-5)
+
+
+def test_a_stream_without_max_steps_is_refused(make_trainer, talks):
+    with pytest.raises(TrainingError, match="Set max_steps"):
+        make_trainer(trainer={"train_dataset": Dataset.from_list(talks).to_iterable_dataset()}, max_steps=-1)
+
+
+def test_an_unknown_argument_is_refused(make_trainer, talks):
     with pytest.raises(TrainingError, match="did you mean 'train_dataset'"):
         make_trainer(trainer={"train_datset": talks})
     with pytest.raises(TrainingError, match="needs a train_dataset"):
