@@ -17,9 +17,10 @@ from torch import Tensor
 
 from .launch import HAS_TRITON, INTERPRETED
 
-__all__ = ["compile_ahead", "variant"]
+__all__ = ["compile_ahead", "finish_compiling", "variant"]
 
 _MOST_THREADS = 4
+_under_way: list[Future] = []
 
 
 def variant(kernel: Any, args: Sequence[Any], meta: dict[str, Any]) -> tuple:
@@ -55,7 +56,14 @@ def compile_ahead(
         pool.submit(_compile, kernel, list(found.values()), device) for kernel, found in by_kernel.items()
     ]
     pool.shutdown(wait=False)
+    _under_way.extend(tasks)
     return tasks
+
+
+def finish_compiling() -> None:
+    """Waits for what ``compile_ahead`` started: a kernel that is loaded while a graph is captured spoils it."""
+    while _under_way:
+        _under_way.pop().result()
 
 
 def _compile(kernel: Any, variants: list[tuple[list[Any], dict[str, Any]]], device: torch.device) -> None:

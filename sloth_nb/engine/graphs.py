@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
+from sloth_nb_kernels.ahead import finish_compiling
 from torch import Tensor, nn
 
 __all__ = ["ManualStep", "Replay", "Replays"]
@@ -42,6 +43,7 @@ class Replay:
         self._capture(step)
 
     def _capture(self, step: ManualStep) -> None:
+        finish_compiling()
         device = self.inputs["input_ids"].device
         # One stream for all captures: cuBLAS keeps a workspace of 32 MB for every stream it has seen.
         main, side = torch.cuda.current_stream(device), _capture_stream(device)

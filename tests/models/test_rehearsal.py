@@ -6,7 +6,7 @@ import pkgutil
 import pytest
 import sloth_nb_kernels
 import torch
-from sloth_nb_kernels.ahead import compile_ahead, variant
+from sloth_nb_kernels.ahead import compile_ahead, finish_compiling, variant
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sloth_nb.models.rehearsal import rehearse, step_launches
@@ -75,8 +75,8 @@ def test_a_first_step_launches_only_what_was_compiled_ahead(kind, monkeypatch):
 
     device, made = torch.device("cuda", torch.cuda.current_device()), config(kind)
     rehearsed = step_launches(made, method="qlora", dtype=BF16, capability=torch.cuda.get_device_capability())
-    for task in compile_ahead(rehearsed, device):
-        task.result()
+    compile_ahead(rehearsed, device)
+    finish_compiling()
     launched = []
     for module in MODULES:
         if module.__name__.endswith((".launch", ".ahead")) or not hasattr(module, "launch"):
