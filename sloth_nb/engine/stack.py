@@ -114,9 +114,9 @@ class Segment:
         self.tapes[i] = tape
 
     def _pieces(self, i: int) -> int:
-        """Layers from this one to the next that moves its gate_up, which is several times as wide as the rest."""
+        """Layers until the one before the next that moves its gate_up: two of that width are never here at once."""
         later = (j for j in self.span if j > i and "gate_up" in self.stack.policies[j].host)
-        return max(1, next(later, self.span.stop) - i)
+        return max(1, next(later, self.span.stop) - i - 1)
 
     def _call(self, i: int) -> None:
         for parked in _parked(self.tapes[i]).values():
