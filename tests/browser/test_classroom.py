@@ -12,6 +12,7 @@ from tests.browser.accessibility import UNNAMED, WEAK
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
+PICTURES = ".jp-OutputArea-output.js-plotly-plot, .jp-OutputArea-output :is(svg.sloth-plot, .sloth-tokens)"
 ERRORS = "[data-mime-type='application/vnd.jupyter.stderr']"  # warnings and exceptions
 
 
@@ -27,8 +28,7 @@ def test_a_solved_lesson_runs_with_its_pictures_and_widgets(number, notebook, sh
     book = opened(notebook, number, "teacher")
     book.run()
     assert book.page.locator(ERRORS).count() == 0, book.outputs()
-    pictures = book.page.locator(".jp-OutputArea-output :is(.js-plotly-plot, svg.sloth-plot, .sloth-tokens)")
-    assert pictures.count() >= 2
+    book.page.wait_for_function("selector => document.querySelectorAll(selector).length >= 4", arg=PICTURES)
     book.page.wait_for_timeout(1000)
     for segment in book.page.locator(".js-plotly-plot .point path").all():
         fill = re.search(r'fill: (?:url\("#(.+?)"\)|rgb)', segment.get_attribute("style"))
@@ -37,6 +37,7 @@ def test_a_solved_lesson_runs_with_its_pictures_and_widgets(number, notebook, sh
         )
     for theme in ("light", "dark"):
         book.theme(theme)
+        book.page.wait_for_timeout(1000)  # plotly draws anew; two themes at once trip it
         shot(book, f"lesson-{number}-{theme}")
         assert book.page.evaluate(UNNAMED) == []
         assert book.page.evaluate(WEAK) == []

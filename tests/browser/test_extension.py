@@ -155,3 +155,17 @@ def test_jupyterlab_starts_when_the_extension_is_broken(broken, browser, tmp_pat
         lab.page.wait_for_selector(".jp-LauncherCard")
         assert lab.page.locator(".jp-LauncherCard[title^='Choose a model']").count() == 0
         lab.close()
+
+
+def test_without_the_servers_part_the_card_says_what_is_missing(browser, tmp_path):
+    copy = tmp_path / "extension"
+    shutil.copytree(REPOSITORY / "widgets" / "labextension", copy)
+    (copy / "server.json").write_text("{}", "utf-8")
+    (tmp_path / "lab").mkdir()
+    with serving(tmp_path / "lab", extension=copy) as server:
+        lab = Launcher(server, browser, "", (1280, 900))
+        lab.page.click(CARD.format("Eight lessons"))
+        dialog = lab.page.locator(".jp-Dialog")
+        dialog.wait_for()
+        assert "jupyter server extension list" in dialog.inner_text()
+        lab.close()
