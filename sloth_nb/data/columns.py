@@ -78,7 +78,7 @@ METADATA = _words(
     """
     id uid uuid url source dataset title lang language date timestamp category topic split meta
     metadata difficulty level type subject prompt_id data_source ability license path filename
-    repo_name author domain tag idx index created added name ext size max_stars_repo_name
+    repo_name repository_name author domain tag idx index created added name ext size max_stars_repo_name
     max_stars_repo_path repo file hash dump file_path version model
     """
 )
@@ -92,6 +92,7 @@ RIVALS = (
     ("output_a", "output_b"),
     ("output_1", "output_2"),
     ("completion_a", "completion_b"),
+    ("conversation_a", "conversation_b"),
 )
 
 

@@ -210,7 +210,7 @@ def message_reader(schema: Any) -> Callable[[Mapping[str, Any]], list[dict[str, 
         return _turns_reader(columns["messages"], columns.get("system"), aliases)
     if "completion" in columns:
         return _continued_reader(columns["prompt"], columns["completion"], aliases)
-    return _pair_reader(columns)
+    return _calls_reader(columns) if "calls" in columns else _pair_reader(columns)
 
 
 def _turns_reader(turns: str, system: str | None, aliases: Mapping[str, str]) -> Callable:
@@ -232,6 +232,21 @@ def _continued_reader(prompt: str, completion: str, aliases: Mapping[str, str]) 
         if isinstance(said, str):
             said = [{"role": "assistant", "content": said}]
         return normalise_messages(asked, aliases) + normalise_messages(said, aliases)
+
+    return read
+
+
+def _calls_reader(columns: Mapping[str, str]) -> Callable:
+    user, calls, system = columns["user"], columns["calls"], columns.get("system")
+
+    def read(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        question, made = _cell(row, user), _calls(row.get(calls))
+        if not question.strip() or not made:
+            raise DatasetError(f"column {(calls if question.strip() else user)!r} is empty")
+        messages: list[dict[str, Any]] = [{"role": "user", "content": question}]
+        messages.append({"role": "assistant", "content": "", "tool_calls": made})
+        said = _cell(row, system) if system else ""
+        return [{"role": "system", "content": said}, *messages] if said else messages
 
     return read
 
@@ -290,8 +305,10 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
         value, Mapping
     ):  # an answer with its place in the text (SQuAD), or with its aliases (TriviaQA)
         value = value.get("text", value.get("value"))
-    if isinstance(value, (list, tuple)) and value:
-        value = value[0]
+    if isinstance(
+        value, (list, tuple)
+    ):  # of several right answers the first; SQuAD 2.0 has questions with none
+        value = value[0] if value else ""
     if isinstance(value, str):
         return value
     raise DatasetError(f"column {column!r} holds {type(value).__name__}, not text")

@@ -31,7 +31,8 @@ def tokenised(table: Table) -> Schema | None:
 def conversation(table: Table) -> Schema | None:
     """A column of turns: role and content, from and value, a question and its answer, or plain strings."""
     usual = [column for name in names.CONVERSATION if (column := table.find((name,), "turns", "texts"))]
-    taken = {*names.TOOLS, *names.CHOSEN, *names.REJECTED}
+    rivals = [name for pair in names.RIVALS if all(name in table for name in pair) for name in pair]
+    taken = {*names.TOOLS, *names.CHOSEN, *names.REJECTED, *rivals}
     others = [c for c in table.all("turns") if c not in usual and plain(c.name) not in taken]
     for column in [*usual, *others]:
         mapping = {"messages": column.name} | extras(table, system=names.SYSTEM, tools=names.TOOLS)
@@ -92,8 +93,10 @@ def extras(table: Table, **parts: tuple[str, ...]) -> dict[str, str]:
 def pair(table: Table) -> Schema | None:
     """A column that asks and one that answers; a context, system prompt, thoughts or history besides."""
     user = table.find(names.USER, "text")
-    if user is None or (assistant := _answer_to(table, user)) is None:
-        return summary(table)
+    if user is None:
+        return source_and_target(table) or summary(table)
+    if (assistant := _answer_to(table, user)) is None:
+        return calls(table, user) or summary(table)
     mapping = {"user": user.name}
     if context := table.find(names.CONTEXT, "text", but=[user.name, assistant.name]):
         mapping["context"] = context.name
@@ -116,6 +119,30 @@ def _answer_to(table: Table, user: Column) -> Column | None:
     if found and found.kind == "dict" and not all({"text", "value"} & set(value) for value in found.values):
         return None  # SQuAD's and TriviaQA's answers hold their text under one of these keys
     return found
+
+
+def calls(table: Table, user: Column) -> Schema | None:
+    """A question, and the tool calls that answer it (JSON or objects with a name and arguments)."""
+    for column in table.all("turns"):
+        made = [call for value in column.values for call in turns_of(value)]
+        if column is user or plain(column.name) in names.TOOLS or not made:
+            continue
+        if all("name" in call and {"arguments", "parameters"} & set(call) for call in made):
+            mapping = {"user": user.name, "calls": column.name}
+            mapping |= extras(table, system=names.SYSTEM, tools=names.TOOLS)
+            return Schema(
+                "question_answer", mapping, 0.9, f"{column.name!r} calls tools to answer {user.name!r}"
+            )
+    return None
+
+
+def source_and_target(table: Table) -> Schema | None:
+    """Pairs named as in translation; elsewhere "source" says where a row comes from."""
+    source, target = table.find(("source",), "text"), table.find(("target", "targets"), "text")
+    if source is None or target is None:
+        return None
+    mapping = {"user": source.name} | extras(table, reasoning=names.REASONING) | {"assistant": target.name}
+    return Schema("question_answer", mapping, 0.8, f"{target.name!r} is what {source.name!r} becomes")
 
 
 def summary(table: Table) -> Schema | None:
@@ -159,8 +186,9 @@ def _rivals(table: Table, asked: Column | None) -> Schema | None:
     for first, second in names.RIVALS:
         a, b = table.find((first,), "text", "turns"), table.find((second,), "text", "turns")
         winner = table.find(names.WINNER, "number", "text", "flag")
-        if a and b and winner and asked:
-            mapping = {"prompt": asked.name, "first": a.name, "second": b.name, "winner": winner.name}
+        if a and b and winner and (asked or a.kind == b.kind == "turns"):
+            mapping = {"prompt": asked.name} if asked else {}
+            mapping |= {"first": a.name, "second": b.name, "winner": winner.name}
             return Schema(
                 "preference", mapping, 0.9, f"{winner.name!r} says which of two answers is preferred"
             )

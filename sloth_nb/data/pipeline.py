@@ -1,5 +1,6 @@
 """prepare: from any source to token ids and labels, with a report of what became of every row."""
 
+import json
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +12,7 @@ import datasets
 
 from sloth_nb.data.assemble import Assembly
 from sloth_nb.data.block import Block
-from sloth_nb.data.columns import columns_of
+from sloth_nb.data.columns import columns_of, sample_of
 from sloth_nb.data.encoders import RowReader, reader_for
 from sloth_nb.data.formats import OnError
 from sloth_nb.data.named import resolve
@@ -90,7 +91,7 @@ def prepare(
     dataset = load_data(source, on_error=on_error)
     schema = mapped(mapping, columns_of(dataset)) if mapping else recognise(dataset, task="sft")
     if schema.kind in _ELSEWHERE:
-        raise DatasetError(f"This is {schema}.\n  {_ELSEWHERE[schema.kind]}")
+        raise DatasetError(f"This is {schema}.\n  {_ELSEWHERE[schema.kind]}{_chosen_ones(dataset, schema)}")
     report = DataReport(max_length=max_length, schema=str(schema))
     window = max_length if long_text == "part" else None
     inner = text_tokenizer(tokenizer)
@@ -180,9 +181,23 @@ def _refuse_nothing(report: DataReport) -> None:
     )
 
 
+def _chosen_ones(dataset: Any, schema: Schema) -> str:
+    """How to train on the better answers of a preference data set all the same."""
+    if not (chosen := schema.mapping.get("chosen")):
+        return ""
+    prompt = schema.mapping.get("prompt")
+    value = next((row[chosen] for row in sample_of(dataset, 20) if row.get(chosen)), "")
+    if not isinstance(value, str):
+        mapping = {"messages": chosen}
+    elif prompt:
+        mapping = {"user": prompt, "assistant": chosen}
+    else:
+        mapping = {"text": chosen}
+    return f" To train on the chosen ones, say so: mapping={json.dumps(mapping, ensure_ascii=False)}."
+
+
 _ELSEWHERE = {
-    "preference": "prepare() trains on answers; pairs of them are for DPOTrainer and its kin. To train on "
-    'the chosen ones, say so: mapping={"user": "…", "assistant": "chosen"}.',
+    "preference": "prepare() trains on answers; pairs of them are for DPOTrainer and its kin.",
     "kto": 'prepare() trains on every answer, liked or not. Use KTOTrainer, or say mapping={"user": "…", …}.',
     "prompt_only": "Nobody answers, so there is nothing to learn from: prompts alone are for GRPOTrainer.",
     "vision": "prepare() reads text; pictures need the model's processor and a collator that reads them.",

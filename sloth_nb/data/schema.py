@@ -70,7 +70,7 @@ def recognise(dataset: Any, *, task: Task | None = None) -> Schema:
 _PARTS = {
     "messages", "user", "assistant", "context", "system", "history", "reasoning", "tools", "text", "prompt",
     "completion", "chosen", "rejected", "label", "answer", "images", "audio", "first", "second", "winner",
-    "input_ids", "labels", "seq_lengths",
+    "input_ids", "labels", "seq_lengths", "calls",
 }  # fmt: skip
 
 

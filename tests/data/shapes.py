@@ -10,6 +10,34 @@ PART = {"type": "text", "text": U}
 
 # name: (row, kind, what the mapping must hold)
 KNOWN: dict[str, tuple[dict, str, dict[str, str]]] = {
+    "xlam-function-calling": (
+        {
+            "id": 0,
+            "query": U,
+            "answers": '[{"name": "f", "arguments": {"x": 1}}]',
+            "tools": '[{"name": "f", "description": "d", "parameters": {"x": {"type": "int"}}}]',
+        },
+        "question_answer",
+        {"user": "query", "calls": "answers", "tools": "tools"},
+    ),
+    "cot-collection": (
+        {"source": U, "target": A, "rationale": "hm", "task": "t", "type": "CoT"},
+        "question_answer",
+        {"user": "source", "reasoning": "rationale", "assistant": "target"},
+    ),
+    "arena-pairs": (
+        {
+            "question_id": 1,
+            "model_a": "x",
+            "model_b": "y",
+            "winner": "model_a",
+            "conversation_a": MESSAGES,
+            "conversation_b": [MESSAGES[0], {"role": "assistant", "content": "No."}],
+            "turn": 1,
+        },
+        "preference",
+        {"first": "conversation_a", "second": "conversation_b", "winner": "winner"},
+    ),
     # conversations
     "openai": ({"messages": MESSAGES}, "messages", {"messages": "messages"}),
     "openai with system": (

@@ -1,9 +1,16 @@
 """prepare: what is trained is exactly what the assistant says, and every row is accounted for."""
 
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import AddedToken
+
+sys.path.insert(0, str(Path(__file__).parent))
+import makers
+import shapes
 
 from sloth_nb.data import example, prepare
 from sloth_nb.errors import DatasetError, TemplateError
@@ -216,6 +223,38 @@ def test_a_processor_s_tokenizer_is_found(shared_tokenizer: Any):
 def test_data_for_another_trainer_is_refused_with_its_name(shared_tokenizer: Any):
     with pytest.raises(DatasetError, match=r"(?s)preference.*DPOTrainer"):
         prepare([{"prompt": "q", "chosen": "a", "rejected": "b"}], shared_tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("row", "mapping"),
+    [
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, {"user": "prompt", "assistant": "chosen"}),
+        ({"chosen": "q a", "rejected": "q b"}, {"text": "chosen"}),
+        (
+            {"chosen": chat("q", "a")["messages"], "rejected": chat("q", "b")["messages"]},
+            {"messages": "chosen"},
+        ),
+    ],
+)
+def test_the_way_to_train_on_chosen_answers_that_is_told_works(
+    shared_tokenizer: Any, row: dict, mapping: dict
+):
+    with pytest.raises(DatasetError) as caught:
+        prepare([row], shared_tokenizer)
+    assert f"mapping={json.dumps(mapping)}" in str(caught.value)
+    assert prepare([row], shared_tokenizer, mapping=mapping).report.kept == 1
+
+
+def test_tool_calls_in_a_column_of_their_own_are_trained_and_rows_without_an_answer_are_counted():
+    tokenizer = makers.tokenizer("qwen-3")
+    row, _, _ = shapes.KNOWN["xlam-function-calling"]
+    (made,) = prepare([row], tokenizer).dataset
+    said = trained(tokenizer, made)
+    assert '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call><|im_end|>' in said
+    assert '"description": "d"' in tokenizer.decode(made["input_ids"])
+    squad = [{"question": "q", "answers": {"text": texts, "answer_start": []}} for texts in (["a"], [])]
+    report = prepare(squad, tokenizer, on_error="skip").report
+    assert report.dropped == {"broken": 1} and "'answers' is empty" in report.examples["broken"]
 
 
 def test_several_columns_can_make_one_part(shared_tokenizer: Any):
