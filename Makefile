@@ -4,7 +4,7 @@
 # lint   ruff and mypy alone
 # lessons  writes notebooks/classroom anew from the lessons' sources
 # notebooks        writes notebooks/ from its recipes
-# notebooks-check  runs every one of them in miniature, from its first to its last cell (11 minutes on one core)
+# notebooks-check  runs every one of them in miniature, from its first to its last cell (12 minutes on one core)
 # wheel  builds the wheel that a generated notebook installs, into dist/
 # bench  each kernel against its reference, on this machine
 # clean  removes .venv and what the other targets wrote
