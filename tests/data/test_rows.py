@@ -62,13 +62,14 @@ def test_lines_are_found_wherever_the_file_is_cut_into_chunks(
     rows = LineRows(path)
     import sloth_nb.data.rows as module
 
-    held, module._CHUNK = module._CHUNK, 4096
+    held = module._CHUNK, module._PIECE
+    module._CHUNK, module._PIECE = 4096, 600
     try:
         for start in range(0, len(lines) + 2, 37):
             assert [row["i"] for row in rows.page(start, 37)] == list(range(len(lines)))[start : start + 37]
         assert rows.known == len(lines)
     finally:
-        module._CHUNK = held
+        module._CHUNK, module._PIECE = held
 
 
 def test_a_broken_line_is_a_row_that_says_so(tmp_path: Path):
