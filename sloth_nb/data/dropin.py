@@ -6,8 +6,8 @@ from typing import Any
 from sloth_nb.data.conversation import ROLE_ALIASES, normalise_messages
 from sloth_nb.data.lint import lint_template
 from sloth_nb.data.named import resolve
+from sloth_nb.data.recognising import recognise
 from sloth_nb.data.responses import IGNORED, ResponseMask
-from sloth_nb.data.schema import recognise
 from sloth_nb.errors import DatasetError, TemplateError
 from sloth_nb.notices import warn
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sloth_nb.data.conversation import to_messages
 from sloth_nb.data.patterns import merge_columns, pattern_columns
-from sloth_nb.data.schema import recognise
+from sloth_nb.data.recognising import recognise
 from sloth_nb.errors import DatasetError, TemplateError
 
 __all__ = ["apply_chat_template", "to_sharegpt"]

@@ -17,8 +17,9 @@ from sloth_nb.data.encoders import RowReader, reader_for
 from sloth_nb.data.formats import OnError
 from sloth_nb.data.named import resolve
 from sloth_nb.data.reading import load_data
+from sloth_nb.data.recognising import recognise
 from sloth_nb.data.report import DataReport
-from sloth_nb.data.schema import Schema, mapped, recognise
+from sloth_nb.data.schema import Schema, mapped
 from sloth_nb.data.template import TrainOn
 from sloth_nb.errors import DatasetError
 from sloth_nb.interrupts import told
@@ -200,6 +201,8 @@ _ELSEWHERE = {
     "preference": "prepare() trains on answers; pairs of them are for DPOTrainer and its kin.",
     "kto": 'prepare() trains on every answer, liked or not. Use KTOTrainer, or say mapping={"user": "…", …}.',
     "prompt_only": "Nobody answers, so there is nothing to learn from: prompts alone are for GRPOTrainer.",
-    "vision": "prepare() reads text; pictures need the model's processor and a collator that reads them.",
-    "audio": "prepare() reads text; sounds need the model's processor and a collator that reads them.",
+    "vision": "prepare() reads text: training on pictures is not in sloth_nb yet. It needs the model's processor and "
+    "a collator that reads them, as TRL's own SFTTrainer has.",
+    "audio": "prepare() reads text: training on sounds is not in sloth_nb yet. It needs the model's processor and a "
+    "collator that reads them.",
 }

@@ -9,19 +9,6 @@ from sloth_nb.data.report import DataReport
 
 __all__ = ["RowChecks"]
 
-# What the checks find, in the words of the report.
-FLAWS = {
-    "duplicates": "are written exactly like an earlier row",
-    "first": "begin with the assistant",
-    "doubled": "have two turns of one speaker in a row",
-    "system": "have a system message that is not the first",
-    "unanswered": "end with a turn that nobody answers",
-    "control": "hold control characters (first: {})",
-    "replaced": "hold U+FFFD, which a wrong decoding leaves",
-    "hidden": "hold characters that can't be seen (first: {})",
-    "unwritable": "hold characters that the tokenizer can't write (first: {})",
-    "mojibake": "look decoded with the wrong encoding (first: {})",
-}
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # Marks of direction, byte-order marks, soft hyphens and the like; joiners stay out: scripts and emoji need them.
 _HIDDEN = re.compile(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["REASONS", "DataReport"]
+__all__ = ["FLAWS", "REASONS", "DataReport"]
 
 # Why a row was left out, in the words that the report uses.
 REASONS = {
@@ -15,6 +15,20 @@ REASONS = {
     "empty": "empty",
     "masked": "nothing to train on (no assistant turn)",
     "cut": "the trained part lies beyond max_length",
+}
+
+# What the checks find, in the words of the report.
+FLAWS = {
+    "duplicates": "are written exactly like an earlier row",
+    "first": "begin with the assistant",
+    "doubled": "have two turns of one speaker in a row",
+    "system": "have a system message that is not the first",
+    "unanswered": "end with a turn that nobody answers",
+    "control": "hold control characters (first: {})",
+    "replaced": "hold U+FFFD, which a wrong decoding leaves",
+    "hidden": "hold characters that can't be seen (first: {})",
+    "unwritable": "hold characters that the tokenizer can't write (first: {})",
+    "mojibake": "look decoded with the wrong encoding (first: {})",
 }
 
 
@@ -130,8 +144,6 @@ class DataReport:
 
     def flawed(self) -> list[str]:
         """What looks wrong, one sentence each."""
-        from sloth_nb.data.quality import FLAWS
-
         said = []
         for name, count in self.flaws.items():
             example = self.examples[name]

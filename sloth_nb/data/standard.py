@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sloth_nb.data.conversation import ROLE_ALIASES, normalise_messages
-from sloth_nb.data.schema import Schema, recognise
+from sloth_nb.data.recognising import recognise
+from sloth_nb.data.schema import Schema
 from sloth_nb.errors import DatasetError
 
 __all__ = ["standardise"]

@@ -14,9 +14,10 @@ from sloth_nb.data.conversation import message_reader, read_tools, row_text
 from sloth_nb.data.lint import Finding, lint
 from sloth_nb.data.named import resolve
 from sloth_nb.data.pipeline import prepare, text_tokenizer
+from sloth_nb.data.recognising import recognise
 from sloth_nb.data.report import DataReport
 from sloth_nb.data.rows import Rows, open_rows
-from sloth_nb.data.schema import Schema, mapped, recognise
+from sloth_nb.data.schema import Schema, mapped
 from sloth_nb.data.tables import rows_to_dataset
 from sloth_nb.data.template import ChatTemplate, Rendered, TrainOn
 from sloth_nb.data.tokenise import RowEncoder, Token
