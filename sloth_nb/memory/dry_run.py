@@ -67,7 +67,7 @@ def dry_run(work: Work, gpu: GPU) -> Estimate:
     step = end + int(per_parameter * base.trainable)
     if step > peak:
         peak, moment = step, "optimiser step"
-    return _explained(estimate_work(work, gpu), peak + library_bytes(gpu), moment)
+    return _explained(estimate_work(work, gpu), peak + library_bytes(gpu, work.captured(gpu)), moment)
 
 
 def _sample(policies: tuple[Any, ...], kinds: tuple[str, ...]) -> tuple[list[int], list[int]]:

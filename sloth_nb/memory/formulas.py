@@ -30,7 +30,7 @@ def estimate_work(work: Work, gpu: GPU) -> Estimate:
         "weights": base.weights,
         "adapters": base.adapters,
         "optimiser": base.optimiser,
-        "libraries": library_bytes(gpu),
+        "libraries": library_bytes(gpu, work.captured(gpu)),
     }
     if work.engine == "hf":
         moments, host = plain_moments(work, gpu), 0
@@ -71,13 +71,16 @@ def _engine_moments(work: Work, gpu: GPU) -> tuple[list[Moment], int]:
     hidden = 2 * work.tokens * work.model.shape.hidden
     loss = loss_cost(work)
     moments = [Moment("loss", {"activations": held, "loss": loss.peak, "workspace": hidden})]
+    # The embeddings are the lowest layer's input, and held by their caller as long as the forward runs.
+    embeddings = 0 if "input" in work.policies(gpu)[0].device else hidden
     below, done = held, loss.gradient
     for run in reversed(runs):
         # Between equal layers memory moves in a straight line: only the ends of a run can be fullest.
         for down in {0, run.count - 1}:
             under, made = below - down * run.cost.held, done + down * run.gradients
             others = under - run.cost.held
-            moments.append(Moment("forward", added(run.cost.forward, {"activations": others + hidden})))
+            going = {"activations": others + hidden + embeddings}
+            moments.append(Moment("forward", added(run.cost.forward, going)))
             # The gradient of the output arrives and is copied once, to be written to on the way down.
             coming = {"activations": others, "workspace": 2 * hidden, "gradients": made}
             moments.append(Moment("backward", added(run.cost.backward, coming)))
@@ -95,20 +98,26 @@ def _runs(work: Work, gpu: GPU) -> list[_Run]:
     wrapped = shape.adapted(work.targets) if work.lora else []
     policies = work.policies(gpu)
     tile = work.tile(policies, gpu)
-    made: dict[tuple[int, Policy, Policy | None], LayerCost] = {}
-    place, below = 0, None
+    made: dict[tuple[int, Policy, Policy | None, bool], LayerCost] = {}
+    place, below, wide = 0, None, False
     for number, block in enumerate(shape.blocks):
         gradients = 2 * block.parameters
         if work.lora:
             gradients = sum(work.rank * (x.inputs + x.outputs) * 4 for owner, x in wrapped if owner is block)
         for policy, same in groupby(policies[place : place + block.count]):
             count = len(list(same))
-            # The lowest of a run has another layer below it than the rest, which matters for what comes back.
+            # The lowest of a run has another layer below it than the rest, which matters for what is on its way.
             for part, under in ((1, below), (count - 1, policy)):
                 if part:
-                    key = (number, policy, under if under and under.host else None)
+                    beneath = under is not None and "gate_up" in under.host
+                    wide = wide or beneath
+                    # By the time that another such layer begins, a wide one has left, unless it is just beneath.
+                    there = beneath or (wide and "gate_up" not in policy.host)
+                    key = (number, policy, under if under and under.host else None, there)
                     if key not in made:
-                        made[key] = layer_cost(block, work, policy, gpu.capability, tile=tile, below=key[2])
+                        made[key] = layer_cost(
+                            block, work, policy, gpu.capability, tile=tile, below=key[2], wide_below=there
+                        )
                     found.append(_Run(made[key], part, gradients))
             below = policy
         place += block.count

@@ -18,7 +18,7 @@ __all__ = ["LayerCost", "layer_cost"]
 
 
 # As in engine/linear.py and engine/layer.py.
-WIDEN_FROM, HOLD_FROM = 4, 1024
+ROOM_STEP, RANK_STEP, HOLD_FROM = 64, 8, 1024
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,13 @@ def layer_cost(
     *,
     tile: int | None = None,
     below: Policy | None = None,
+    wide_below: bool = False,
 ) -> LayerCost:
     """The cost of one layer of this block; where windows alternate, of one without a window.
 
-    ``below`` is the policy of the layer under it, whose tensors come back from the host during its backward.
+    ``below`` is the policy of the layer under it, whose tensors are on their way to the host during its forward,
+    and come back during its backward. gate_up goes in pieces, over all the layers until the next that moves its
+    own: with ``wide_below`` a lower layer's is still on its way.
     """
     key = (
         id(block),
@@ -64,12 +67,17 @@ def layer_cost(
         capability,
         tile,
         below,
+        wide_below,
     )
     known = _KNOWN.get(key)
     if known is None or known[0] is not block or known[1] is not work.model:
         if len(_KNOWN) >= 2048:
             _KNOWN.clear()
-        known = _KNOWN[key] = (block, work.model, _layer_cost(block, work, policy, capability, tile, below))
+        known = _KNOWN[key] = (
+            block,
+            work.model,
+            _layer_cost(block, work, policy, capability, tile, below, wide_below),
+        )
     return known[2]
 
 
@@ -79,22 +87,27 @@ _KNOWN: "dict[tuple[Any, ...], tuple[Block, ModelInfo, LayerCost]]" = {}
 
 
 def _layer_cost(
-    block: Block, work: Work, policy: Policy, capability: float, tile: int | None, below: Policy | None
+    block: Block,
+    work: Work,
+    policy: Policy,
+    capability: float,
+    tile: int | None,
+    below: Policy | None,
+    wide_below: bool,
 ) -> LayerCost:
     sizes = _Sizes(block, work, capability, tile)
     held = sum(sizes.tape[name] for name in policy.device)
+    if "gate_up" in policy.held:
+        held += sizes.low_kept
     moved = {name: sizes.tape[name] for name in policy.host}
     if "attention" in moved:  # the log-sum-exp stays
         held += sizes.attention.saved
         moved["attention"] -= sizes.attention.saved
-    host = sum(_pinned(size) for size in moved.values())
-    coming = sum(sizes.tape[name] for name in below.host) if below else 0
-    return LayerCost(held, host, _forward(sizes, policy), _backward(sizes, policy, coming))
-
-
-def _pinned(size: int) -> int:
-    """Bytes of host memory that torch pins for a buffer of this size: the next power of two."""
-    return 1 << (size - 1).bit_length() if size else 0
+    host = sum(moved.values())
+    passing = {name: sizes.tape[name] for name in below.host} if below else {}
+    coming = sum(passing.values())
+    leaving = coming - passing.get("gate_up", 0) + (sizes.tape["gate_up"] if wide_below else 0)
+    return LayerCost(held, host, _forward(sizes, policy, leaving), _backward(sizes, policy, coming))
 
 
 class _Sizes:
@@ -111,7 +124,6 @@ class _Sizes:
         self.query, self.narrow = tokens * heads * item, tokens * narrow * item
         self.qkv = self.query + 2 * self.narrow
         self.rows = tokens * 4
-        self.ffn = self.tile * block.active_ffn * item
         self.tile_hidden = self.tile * hidden * item
 
         kernel = attention_kernel(block, capability, work.packed, windowed=False)
@@ -130,12 +142,21 @@ class _Sizes:
             side = sides[_group(linear.name)]
             side[0], side[1] = linear.inputs, side[1] + linear.outputs
         small = work.method in ("qlora", "lora-8bit")
-        # A much wider output: the adapters' B stands beside the weight, and x A^T beside the input.
-        self.beside = {
-            g: self.ranks[g] if small and o >= WIDEN_FROM * i else 0 for g, (i, o) in sides.items()
+        # The adapters' B stands beside a dequantised weight and A beneath it; what meets them has as many columns
+        # beside its own.
+        self.room = {
+            g: -(-rank // ROOM_STEP) * ROOM_STEP if small and rank % RANK_STEP == 0 else 0
+            for g, rank in self.ranks.items()
         }
-        self.buffer = {g: i * o * item if small else 0 for g, (i, o) in sides.items()}
-        self.wide_buffer = {g: (i + self.beside[g]) * o * item if small else 0 for g, (i, o) in sides.items()}
+        self.buffer = {
+            g: (o + (self.ranks[g] if self.room[g] else 0)) * (i + self.room[g]) * item if small else 0
+            for g, (i, o) in sides.items()
+        }
+        self.low_kept = tokens * sum(self.ranks.values()) * item
+        self.tape["gate_up"] += tokens * self.room["gate_up"] * item
+        self.ffn = self.tile * block.active_ffn * item
+        self.gated = self.ffn + self.tile * self.room["down"] * item
+        self.gate_up = self.ffns * self.ffn + self.tile * self.room["gate_up"] * item
         # With few tokens the MLP's weights are dequantised for each use, not held between them.
         self.holds = tokens > HOLD_FROM
         self.copies = sum(work.rank * (x.inputs + x.outputs) for x in mine) * item
@@ -148,12 +169,20 @@ class _Sizes:
             self.product = max((x.weights for x in block.linears), default=0) * item
 
     def low(self, group: str, tokens: int) -> int:
-        """The low-rank input of a group's projections, where it doesn't stand beside the input."""
-        return 0 if self.beside[group] else tokens * self.ranks[group] * self.item
+        """The low-rank input of a group's projections, or its gradient."""
+        return tokens * self.ranks[group] * self.item
+
+    def apart(self, group: str, tokens: int) -> int:
+        """The same, where it doesn't stand beside something wider."""
+        return 0 if self.room[group] else self.low(group, tokens)
+
+    def beside(self, group: str, tokens: int) -> int:
+        """The room for it beside something of this many tokens."""
+        return tokens * self.room[group] * self.item
 
     def normed(self, group: str, tokens: int) -> int:
         """A group's normed input with what stands beside it, and the reciprocals of its norm."""
-        return tokens * ((self.block.hidden + self.beside[group]) * self.item + 4)
+        return tokens * ((self.block.hidden + self.room[group]) * self.item + 4)
 
 
 @cache
@@ -170,9 +199,9 @@ def _attend(trace: Trace, s: _Sizes, tape: dict[str, Held | None]) -> None:
     """The attention half: puts on the tape what isn't there yet."""
     if "qkv" not in tape:
         normed = trace.take("workspace", s.normed("qkv", s.tokens))
-        weight = trace.take("dequantised", s.wide_buffer["qkv"])
+        weight = trace.take("dequantised", s.buffer["qkv"])
         tape["qkv"] = trace.take("workspace", s.tape["qkv"])
-        trace.touch("workspace", s.low("qkv", s.tokens))
+        tape["low qkv"] = trace.take("workspace", s.low("qkv", s.tokens))
         trace.free(normed, weight)
     if "attention" not in tape:
         heads = trace.take("workspace", s.query + s.narrow if s.block.qk_norm else 0)
@@ -180,79 +209,84 @@ def _attend(trace: Trace, s: _Sizes, tape: dict[str, Held | None]) -> None:
         trace.touch("attention", s.attention.forward)
         trace.free(heads)
     if "middle" not in tape:
-        weight = trace.take("dequantised", s.wide_buffer["output"])
-        low = trace.take("workspace", s.low("output", s.tokens))
+        weight = trace.take("dequantised", s.buffer["output"])
         tape["middle"] = trace.take("workspace", s.hidden)
+        tape["low output"] = trace.take("workspace", s.low("output", s.tokens))
         if s.block.post_norms:
             trace.touch("workspace", s.hidden + s.rows)
-        trace.free(weight, low)
+        trace.free(weight)
 
 
-def _forward(s: _Sizes, policy: Policy) -> dict[str, int]:
-    trace = Trace()
+def _forward(s: _Sizes, policy: Policy, leaving: int) -> dict[str, int]:
+    trace, tape = Trace(), {}  # type: ignore[var-annotated]
+    trace.take("activations", leaving)
     trace.take("workspace", s.copies)
-    _attend(trace, s, {})
+    _attend(trace, s, tape)
     # The output takes the middle's place, unless that is held.
     trace.take("workspace", s.hidden if "middle" in policy.held else 0)
     whole = "gate_up" in policy.held
-    trace.take("workspace", s.tape["gate_up"] if whole else 0)
+    trace.take("workspace", s.tape["gate_up"] + s.low_kept if whole else 0)
+    trace.free(tape["low qkv"], tape["low output"])  # kept, they are counted with gate and up
     trace.take("workspace", s.normed("gate_up", s.tile))
-    weight = trace.take("dequantised", s.wide_buffer["gate_up"])
-    trace.take("workspace", 0 if whole else s.ffns * s.ffn)
-    trace.touch("workspace", s.low("gate_up", s.tile))
+    weight = trace.take("dequantised", s.buffer["gate_up"])
+    trace.take("workspace", 0 if whole else s.gate_up)
+    trace.take("workspace", s.apart("gate_up", s.tile))
     if not s.holds:
         trace.free(weight)
-    trace.take("workspace", s.ffn)  # the activation
-    trace.take("dequantised", s.wide_buffer["down"])
-    trace.take("workspace", s.low("down", s.tile) + (2 * s.tile_hidden if s.block.post_norms else 0))
+    trace.take("workspace", s.gated)  # the activation
+    trace.take("dequantised", s.buffer["down"])
+    trace.take("workspace", s.apart("down", s.tile) + (2 * s.tile_hidden if s.block.post_norms else 0))
     return trace.at_peak
 
 
 def _backward(s: _Sizes, policy: Policy, coming: int) -> dict[str, int]:
     trace = Trace()
     tape = {name: trace.take("activations", s.tape[name]) for name in policy.held}
+    kept = "gate_up" in policy.held
+    low_kept = trace.take("activations", s.low_kept if kept else 0)
     trace.take("activations", coming)
     trace.take("workspace", s.copies)
     trace.take("gradients", s.gradients if s.work.lora else 0)
     _attend(trace, s, tape)
-    weights = _mlp_backward(trace, s, bool(tape.get("gate_up")))
+    weights = _mlp_backward(trace, s, kept)
     trace.free(*weights, tape.pop("gate_up", None), tape.pop("middle"))
-    _attention_backward(trace, s, tape)
+    _attention_backward(trace, s, tape, kept)
+    trace.free(low_kept)
     return trace.at_peak
 
 
 def _mlp_backward(trace: Trace, s: _Sizes, kept: bool) -> list[Held | None]:
     """One tile; leaves the weights that the next one would use."""
-    wide = down = None
+    wide = down = gate_up = low = None
     normed = trace.take("workspace", s.normed("gate_up", s.tile))
     if not kept:
-        wide = trace.take("dequantised", s.wide_buffer["gate_up"])
-    gate_up = trace.take("workspace", 0 if kept else s.ffns * s.ffn)
-    low = trace.take("workspace", s.low("gate_up", s.tile))
+        gate_up = trace.take("workspace", s.gate_up)
+        wide = trace.take("dequantised", s.buffer["gate_up"])
+        low = trace.take("workspace", s.apart("gate_up", s.tile))
     if not s.holds:
         trace.free(wide)
         wide = None
     extra = []
     if s.block.post_norms:
-        extra = [trace.take("workspace", s.ffn)]
-        down = trace.take("dequantised", s.wide_buffer["down"])
+        extra = [trace.take("workspace", s.gated)]
+        down = trace.take("dequantised", s.buffer["down"])
         m = trace.take("workspace", s.tile_hidden)
         if not s.holds:
             trace.free(down)
             down = None
         trace.touch("workspace", s.tile_hidden + s.tile * 4)  # its norm, made again
-        extra.append(trace.take("workspace", s.tile_hidden + s.tile * 4))
+        extra.append(trace.take("workspace", s.tile_hidden + s.beside("down", s.tile) + s.tile * 4))
         trace.free(m)
-    low_down = trace.take("workspace", s.low("down", s.tile))
+    low_grad = trace.take("workspace", s.apart("down", s.tile))
     down = down or trace.take("dequantised", s.buffer["down"])
     dh = trace.take("workspace", s.ffn)
     if not s.holds:
         trace.free(down)
         down = None
-    low_input = trace.take("workspace", s.low("down", s.tile))
+    low_input = trace.take("workspace", 0 if kept else s.low("down", s.tile))
     trace.touch("gradients", s.product)
-    trace.free(dh, low_down, low_input, *extra)
-    low_grad = trace.take("workspace", s.tile * s.ranks["gate_up"] * s.item)
+    trace.free(dh, low_grad, low_input, *extra)
+    low_grad = trace.take("workspace", s.apart("gate_up", s.tile))
     trace.touch("gradients", s.product)
     last = wide or trace.take("dequantised", s.buffer["gate_up"])
     trace.touch("workspace", s.tile_hidden)
@@ -263,21 +297,24 @@ def _mlp_backward(trace: Trace, s: _Sizes, kept: bool) -> list[Held | None]:
     return []
 
 
-def _attention_backward(trace: Trace, s: _Sizes, tape: dict[str, Held | None]) -> None:
+def _attention_backward(trace: Trace, s: _Sizes, tape: dict[str, Held | None], kept: bool) -> None:
     weight = trace.take("dequantised", s.buffer["output"])
-    low = trace.take("workspace", 2 * s.low("output", s.tokens))
-    post = trace.take("workspace", 2 * s.hidden if s.block.post_norms else 0)
+    there = kept or "low output" in tape
+    low = trace.take("workspace", (0 if there else s.low("output", s.tokens)) + s.apart("output", s.tokens))
+    post = 2 * s.hidden + s.beside("output", s.tokens) if s.block.post_norms else 0
+    grown = trace.take("workspace", post)
     dattention = trace.take("workspace", s.query)
     trace.touch("gradients", s.product)
-    trace.free(weight, post)
+    trace.free(weight, grown)
     heads = trace.take("workspace", s.query + s.narrow if s.block.qk_norm else 0)
     parts = trace.take("workspace", s.qkv)  # dq, dk, dv
     trace.touch("attention", s.attention.backward)
     trace.free(dattention, heads, tape.pop("attention"))
-    out = trace.take("workspace", s.qkv)  # side by side
+    out = trace.take("workspace", s.qkv + s.beside("qkv", s.tokens))  # side by side
     trace.free(parts, tape.pop("qkv"))
     normed = trace.take("workspace", s.normed("qkv", s.tokens))
-    lows = trace.take("workspace", 2 * s.low("qkv", s.tokens))
+    there = kept or "low qkv" in tape
+    lows = trace.take("workspace", (0 if there else s.low("qkv", s.tokens)) + s.apart("qkv", s.tokens))
     trace.touch("gradients", s.product)
     weight = trace.take("dequantised", s.buffer["qkv"])
     trace.touch("workspace", s.hidden)

@@ -9,11 +9,11 @@ MIB = 2**20
 MOVING = ("activations", "workspace", "attention", "dequantised", "loss", "gradients")
 
 
-def library_bytes(gpu: GPU) -> int:
-    """cuBLAS's workspaces, one for the forward's thread, one for the backward's, from torch's allocator."""
+def library_bytes(gpu: GPU, captured: bool = False) -> int:
+    """cuBLAS's workspaces, from torch's allocator: the forward's thread, the backward's, a capture's stream."""
     if gpu.is_cpu:
         return 0
-    return 2 * (32 * MIB if gpu.capability >= 9.0 else 8 * MIB + 128 * 1024)
+    return (3 if captured else 2) * (32 * MIB if gpu.capability >= 9.0 else 8 * MIB + 128 * 1024)
 
 
 def context_bytes(gpu: GPU) -> int:
