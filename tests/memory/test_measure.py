@@ -8,6 +8,7 @@ import measured_step
 import pytest
 import real_models
 import torch
+from table import lines
 
 from sloth_nb import catalog
 from sloth_nb.memory import GB, Budget, Work, estimate_work, plan
@@ -140,3 +141,12 @@ def test_the_alternatives_are_other_plans_that_should_fit():
     assert tried[0] == chosen
     assert 1 < len(tried) <= 1 + measure.NEAREST
     assert all(work.policies(budget.gpu) != chosen.policies(budget.gpu) for work in tried[1:])
+
+
+def test_the_table_sets_predicted_beside_measured():
+    work = Work.of("qwen3-4b", rank=32, graphs=False)
+    said = estimate_work(work, catalog.gpu("H200"))
+    found = {"ok": True, "allocated": int(said.tensors / 1.02), "reserved": said.reserved}
+    rows = [{**measure.asked(work), **found}, {"ok": False}]
+    _, _, line = lines({"card": "NVIDIA H200", "rows": rows})
+    assert line.startswith("| qwen3-4b, qlora, rank 32") and "| +2.0 % |" in line and "| +0.0 % |" in line

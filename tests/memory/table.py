@@ -1,0 +1,53 @@
+"""The rows of a measured file beside what the memory model says of them, as a table in Markdown.
+
+    PYTHONPATH=.:kernels:widgets python tests/memory/table.py tests/memory/data/engine_h200.json [--dry]
+
+``--dry`` adds the dry run, some seconds a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from real_models import text_only
+
+from sloth_nb import catalog
+from sloth_nb.memory import GB, Work, estimate_work
+
+__all__ = ["lines"]
+
+
+def lines(data: dict[str, Any], dry: bool = False) -> Iterator[str]:
+    """One line a row: measured GB of tensors and of reserved memory, and by how many percent each answer is off."""
+    heads = ["work", "measured", "formulas", *(["dry run"] if dry else []), "reserved", "formulas"]
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{' --- |' * len(heads)}"
+    card, names = catalog.gpu(data["card"]), Work.__dataclass_fields__.keys() - {"model"}
+    for row in data["rows"]:
+        if not row["ok"]:
+            continue
+        work = Work.of(text_only(row["model"]), **{name: row[name] for name in names if name in row})
+        said = estimate_work(work, card)
+        cells = [str(work), f"{row['allocated'] / GB:.2f}", _off(said.tensors, row["allocated"])]
+        if dry:
+            from sloth_nb.memory.dry_run import dry_run
+
+            cells.append(_off(dry_run(work, card).tensors, row["allocated"]))
+        cells += [f"{row['reserved'] / GB:.2f}", _off(said.reserved, row["reserved"])]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _off(said: int, measured: int) -> str:
+    return f"{100 * (said / measured - 1):+.1f} %"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--dry", action="store_true", help="the dry run, too")
+    options = parser.parse_args()
+    print("\n".join(lines(json.loads(options.file.read_text("utf-8")), options.dry)))
