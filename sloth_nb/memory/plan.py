@@ -21,6 +21,8 @@ __all__ = ["Plan", "fitted_policies", "plan"]
 
 # The formulas may be a few percent low, and the allocator needs some air.
 SAFETY = 0.03
+# A plan that leaves more of its budget than this unspent is looked at in smaller steps.
+SPENT = 0.95
 MOVING = tuple(name for name, policy in NAMED.items() if policy.host)
 TILES = ("auto", 2048)
 CHUNKS = (256 << 20, 64 << 20)
@@ -50,8 +52,8 @@ class Plan:
         """The choices in one line: ``12 × keep, 20 × recompute; 2 × 2,048 tokens at a time …``."""
         names = self.work.policy
         names = (names,) * len(self.policies) if isinstance(names, str) else names
-        counts = {name: names.count(name) for name in (*NAMED, "sloth") if name in names}
-        parts = [", ".join(f"{count} × {name}" for name, count in counts.items())]
+        order = [*NAMED, "sloth", *(name for name in dict.fromkeys(names) if isinstance(name, Policy))]
+        parts = [", ".join(f"{names.count(name)} × {name}" for name in order if name in names)]
         parts.append(f"{self.work.batch} × {self.work.length:,} tokens at a time")
         if self.work.accumulation > 1:
             parts.append(f"{self.work.accumulation} micro-steps a step")
@@ -197,9 +199,12 @@ def _fit(option: Work, budget: Budget, moving: str | None) -> Estimate | None:
     top = at(high)
     if top is not None:
         return top
-    low, best = 0, at(0)
-    if best is None:
-        return None
+    best = at(0)
+    return None if best is None else _filled(_last(at, 0, high, best), budget)
+
+
+def _last(at: Callable[[int], Estimate | None], low: int, high: int, best: Estimate) -> Estimate:
+    """The answer at the highest step that has one; ``best`` is that of ``low``, and ``high`` has none."""
     while high - low > 1:
         middle = (low + high) // 2
         answer = at(middle)
@@ -207,6 +212,32 @@ def _fit(option: Work, budget: Budget, moving: str | None) -> Estimate | None:
             high = middle
         else:
             low, best = middle, answer
+    return best
+
+
+def _filled(fitted: Estimate, budget: Budget) -> Estimate:
+    """Where the ladder's next step is too large for what is left: smaller ones, for as many layers as they fit."""
+    if fitted.total >= SPENT * budget.device:
+        return fitted
+    work, names = fitted.work, fitted.work.policy
+    policies = (names,) * work.model.shape.layers if isinstance(names, str) else tuple(names)
+    below = [i for i, name in enumerate(policies) if name != policies[-1]] or list(range(len(policies)))
+    lower = policies[below[-1]]
+    these = [i for i in below if policies[i] == lower]
+    now = NAMED[lower] if isinstance(lower, str) else lower
+    best, fastest = fitted, step_seconds(work, budget.gpu)
+    for added in (("middle",), ("middle", "qkv")):
+        finer = Policy(now.device + tuple(name for name in added if name not in now.held), now.host)
+
+        def at(count: int, finer: Policy = finer) -> Estimate | None:
+            raised = set(these[len(these) - count :])
+            mixed = tuple(finer if i in raised else old for i, old in enumerate(policies))
+            return _inside(work.but(policy=mixed), budget)
+
+        answer = at(len(these)) or _last(at, 0, len(these), fitted)
+        seconds = step_seconds(answer.work, budget.gpu)
+        if seconds < fastest:
+            best, fastest = answer, seconds
     return best
 
 

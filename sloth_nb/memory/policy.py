@@ -35,6 +35,10 @@ class Policy:
     def held(self) -> tuple[str, ...]:
         return self.device + self.host
 
+    def __str__(self) -> str:
+        kept, moved = " + ".join(self.device), " + ".join(self.host)
+        return ", ".join(part for part in (kept and f"keep {kept}", moved and f"move {moved}") if part)
+
 
 NAMED = {
     "keep": Policy(NAMES),

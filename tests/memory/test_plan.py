@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sloth_nb import catalog
 from sloth_nb.errors import HardwareError
 from sloth_nb.memory import Budget, Work, estimate_work, plan, step_seconds
+from sloth_nb.memory.policy import NAMES
 
 GIB = 2**30
 NAMES = ["smollm2-135m-instruct", "llama-3.2-1b", "llama-3.1-8b", "gemma-3-4b-it", "phi-4", "qwen3-14b"]
@@ -44,10 +45,17 @@ def test_a_card_with_room_keeps_everything():
 
 @pytest.mark.parametrize("gb", [8, 16, 24, 40, 80])
 def test_a_budget_smaller_than_the_work_is_spent(gb):
-    work = Work.of("llama-3.1-8b", batch=1, length={8: 8192, 16: 32768, 24: 65536, 40: 65536, 80: 98304}[gb])
+    work = Work.of("llama-3.1-8b", batch=1, length={8: 8192, 16: 32768, 24: 65536, 40: 65536, 80: 131072}[gb])
     made = plan(work, Budget.of("H200", gb=gb, ram_gb=400))
     assert estimate_work(work.but(policy="keep"), made.budget.gpu).total > gb * GIB
     assert made.estimate.total >= 0.85 * gb * GIB
+
+
+def test_what_a_whole_layer_is_too_large_for_goes_to_parts_of_layers():
+    work = Work.of("llama-3.1-8b", batch=1, length=131072)
+    made = plan(work, Budget.of("H200", gb=80, ram_gb=400))
+    assert any(set(policy.device) not in ({"input"}, set(NAMES), set()) for policy in made.policies)
+    assert "keep input + attention + middle" in str(made)
 
 
 def test_layers_are_kept_from_the_top_where_their_memory_is_soonest_free():
