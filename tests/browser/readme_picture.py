@@ -41,7 +41,7 @@ def main() -> None:
 def _talk(book: Notebook) -> None:
     book.page.get_by_label("Message", exact=True).fill("What is the name of your best friend?")
     book.page.get_by_label("Message", exact=True).press("Enter")
-    turn = book.page.locator(".sloth-panel .sloth-turn").nth(1)
+    turn = book.page.locator(".sloth-panel").last.locator(".sloth-turn").nth(1)  # the chat is the last panel
     turn.locator(".sloth-cursor").wait_for()
     turn.locator(".sloth-cursor").wait_for(state="detached")
 
