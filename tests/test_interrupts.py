@@ -12,6 +12,14 @@ from sloth_nb.interrupts import put_off, told
 from sloth_nb.lazy import load
 
 
+@pytest.fixture(autouse=True)
+def pythons_own_handler():
+    """As in a kernel: a shell that starts the tests in the background has interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt() -> None:
     signal.raise_signal(signal.SIGINT)
 

@@ -25,6 +25,9 @@ an `.ipynb`.
 Memory is by the memory model: the least that will do, and what a run uses on the card that is named, to be faster. Time
 is worked out from data sheets, downloads included. Neither was measured on that card. Another model, card or length:
 `sloth-nb notebook qwen3-8b --task sft --platform colab --card L4`.
+
+How a run looks: [with Colab's versions](images/colab-run.png) of the widgets, the plots and the kernel (in the classic
+notebook), and [with Kaggle's](images/kaggle-run.png) (in JupyterLab); on a CPU, ten steps.
 """
 _END = """
 ## Not here yet

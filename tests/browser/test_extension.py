@@ -1,5 +1,6 @@
 """The extension in a real JupyterLab: cards, dialog, a notebook run to its end, the course; and broken on purpose."""
 
+import json
 import shutil
 
 import nbformat
@@ -160,7 +161,11 @@ def test_jupyterlab_starts_when_the_extension_is_broken(broken, browser, tmp_pat
 def test_without_the_servers_part_the_card_says_what_is_missing(browser, tmp_path):
     copy = tmp_path / "extension"
     shutil.copytree(REPOSITORY / "widgets" / "labextension", copy)
-    (copy / "server.json").write_text("{}", "utf-8")
+    # Switched off by name: where the package is installed its own configuration switches it on.
+    switches = json.loads((copy / "server.json").read_text("utf-8"))
+    extensions = switches["ServerApp"]["jpserver_extensions"]
+    extensions.update(dict.fromkeys(extensions, False))
+    (copy / "server.json").write_text(json.dumps(switches), "utf-8")
     (tmp_path / "lab").mkdir()
     with serving(tmp_path / "lab", extension=copy) as server:
         lab = Launcher(server, browser, "", (1280, 900))
