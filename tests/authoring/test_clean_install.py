@@ -49,9 +49,10 @@ def wheels(tmp_path, repository) -> Path:
 
 
 @pytest.mark.slow
-def test_its_own_install_cell_makes_what_the_rest_needs(wheels, clean, tmp_path, monkeypatch):
+@pytest.mark.parametrize("host", ["colab", "kaggle", "jupyter"])
+def test_its_own_install_cell_makes_what_the_rest_needs(host, wheels, clean, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
-    path = Recipe.of("smollm2-135m-instruct", "sft", "colab").save(tmp_path / "in.ipynb")
+    path = Recipe.of("smollm2-135m-instruct", "sft", host).save(tmp_path / "in.ipynb")
     lines: list[str] = []
     put_in = {"max_steps": 3, "batch_size": 2, "accumulation": 1, "output_dir": str(tmp_path / "results")}
     execute(path, tmp_path / "out.ipynb", parameters=put_in, say=lines.append)
@@ -71,6 +72,14 @@ def test_without_a_wheel_the_install_cell_says_where_to_put_it(clean, tmp_path, 
     with pytest.raises(NotebookError, match="Nothing was installed"):
         execute(path, tmp_path / "out.ipynb", say=lambda line: None)
     assert "Add Input" in nbformat.read(path, 4).cells[1].source
+
+
+def test_all_notebooks_of_a_platform_install_alike_but_for_what_they_add(repository):
+    for host in ("colab", "kaggle", "jupyter"):
+        books = [nbformat.read(path, 4) for path in (repository / "notebooks" / host).glob("*.ipynb")]
+        lines = [cell.source.splitlines() for book in books for cell in book.cells if cell.id == "install"]
+        assert len(lines) == len(books) > 1
+        assert len({"\n".join(line for line in cell if not line.startswith("add = ")) for cell in lines}) == 1
 
 
 # Colab's image in August 2026 (googlecolab/backend-info); the last line is not from there, only plausible.
