@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from .cross_entropy import RowStatistics, cross_entropy_forward, cross_entropy_reference
-from .launch import capability, on_gpu, pretending
+from .launch import on_gpu
+from .products import product
 from .shapes import accumulator
 
 __all__ = [
@@ -159,19 +160,10 @@ def _sum(column: tuple[Tensor | None, ...], like: Tensor) -> Tensor | None:
 
 
 def accumulate_product(total: Tensor | None, a: Tensor, b: Tensor, *, several: bool) -> Tensor:
-    """total + a @ b, kept in fp32 when ``several`` products are summed (Ampere and newer do it inside the
-    product)."""
+    """total + a @ b, kept in fp32 when ``several`` products are summed."""
     if not several:
         return torch.mm(a, b)
-    if a.dtype in (torch.float32, torch.float64):
-        return torch.mm(a, b) if total is None else total.addmm_(a, b)
-    if on_gpu(a) and capability(a) >= (8, 0):
-        if total is None:
-            return torch.mm(a, b, out_dtype=torch.float32)
-        # torch 2.11 has no addmm of this kind for fake tensors.
-        return total if pretending() else torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
-    part = torch.mm(a, b)
-    return part.float() if total is None else total.add_(part)
+    return product(a, b, accumulator(a), out=total, add=total is not None)
 
 
 def check_head(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> None:

@@ -3,44 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from sloth_nb_kernels.launch import capability, on_gpu, pretending
+from sloth_nb_kernels.products import product
 from torch import Tensor
 
-__all__ = ["Grads", "outer"]
-
-
-def outer(
-    left: Tensor,
-    right: Tensor,
-    dtype: torch.dtype,
-    *,
-    alpha: float = 1.0,
-    out: Tensor | None = None,
-    add: bool = False,
-) -> Tensor:
-    """alpha * left^T right over the tokens: (tokens, a), (tokens, b) → (a, b), rounded once, to ``dtype``.
-
-    With ``add`` it is added to ``out``.
-    """
-    if on_gpu(left) and left.dtype != dtype and dtype is torch.float32:
-        if out is None:
-            out = torch.empty(left.shape[1], right.shape[1], dtype=dtype, device=left.device)
-        if pretending():  # torch 2.11 has no addmm of this kind for fake tensors
-            return out
-        if capability(left) >= (8, 0):  # added inside the product
-            return torch.addmm(
-                out, left.t(), right, beta=float(add), alpha=alpha, out_dtype=torch.float32, out=out
-            )
-        product = torch.mm(left.t(), right, out_dtype=torch.float32)
-        return out.add_(product, alpha=alpha) if add else torch.mul(product, alpha, out=out)
-    if alpha == 1.0:
-        product = torch.mm(left.t(), right)
-    else:
-        empty = left.new_empty(left.shape[1], right.shape[1])
-        product = torch.addmm(empty, left.t(), right, beta=0, alpha=alpha)
-    if out is None:
-        return product.to(dtype)
-    return out.add_(product) if add else out.copy_(product)
+__all__ = ["Grads"]
 
 
 @dataclass
@@ -81,10 +47,10 @@ class Grads:
             return
         i = self._index[id(parameter)]
         if self._grads[i] is not None:
-            outer(left, right, parameter.dtype, alpha=alpha, out=self._grads[i], add=True)
+            product(left.t(), right, parameter.dtype, alpha=alpha, out=self._grads[i], add=True)
         else:
             into = None if self._into is None else self._into[i]
-            self._grads[i] = outer(left, right, parameter.dtype, alpha=alpha, out=into)
+            self._grads[i] = product(left.t(), right, parameter.dtype, alpha=alpha, out=into)
 
     def add_stacked(self, parameters: list[Tensor], left: Tensor, right: Tensor) -> None:
         """Adds left^T right, the rows of which are the gradients of several parameters, one upon the other.
@@ -95,10 +61,10 @@ class Grads:
             return
         stack = self._stacks.get(id(parameters[0]))
         if stack is None:
-            total = outer(left, right, parameters[0].dtype)
+            total = product(left.t(), right, parameters[0].dtype)
             self._stacks[id(parameters[0])] = _Stack(parameters, total)
         else:
-            outer(left, right, parameters[0].dtype, out=stack.total, add=True)
+            product(left.t(), right, parameters[0].dtype, out=stack.total, add=True)
 
     def settle(self) -> None:
         """Hands the stacked gradients to their parameters."""
