@@ -46,19 +46,22 @@ class Offloader:
             self.pinned_bytes += slab
         return stack.pop()
 
-    def settle(self, everything: bool = False) -> None:
+    def settle(self) -> None:
         """Lets go of device tensors whose copies were started earlier; the main stream waits for them first.
 
-        Then it starts the next piece that is waiting, or ``everything`` that is.
+        Then it starts the next piece that is waiting.
         """
         main = torch.cuda.current_stream(self.device)
         for _, done in self._leaving:
             main.wait_event(done)
         self._leaving.clear()
-        while self._waiting:
+        if self._waiting:
             self._start(*self._waiting.popleft())
-            if not everything:
-                return
+
+    def finish(self) -> None:
+        """Settles until nothing is waiting or leaving."""
+        while self._waiting or self._leaving:
+            self.settle()
 
     def put(self, tensor: Tensor, pieces: int = 1) -> Parked:
         """Starts copying a contiguous tensor to the host. It is freed at the next ``settle``.

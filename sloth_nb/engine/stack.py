@@ -59,17 +59,15 @@ class Segment:
         self.parameters = [p for i in self.span for p in self.stack.layers[i].parameters()]
 
     def forward(self, x: Tensor) -> Tensor:
-        if (
-            self.stack.offloader
-        ):  # what a forward that failed left behind, before its host buffers are used again
-            self.stack.offloader.settle(everything=True)
+        if self.stack.offloader:
+            # What a forward that failed left behind goes before its host buffers are used again.
+            self.stack.offloader.finish()
         for i in self.span:
             tape = Tape()
             x = self.stack.layers[i].forward(x, self.batch, tape, self.stack.policies[i].held)
             self._hold(i, tape)
         if self.stack.offloader:
-            self.stack.offloader.settle(everything=True)
-            self.stack.offloader.settle()
+            self.stack.offloader.finish()
         return x
 
     def grad_buffer(self, tokens: int, like: Tensor) -> Tensor:

@@ -156,9 +156,11 @@ class HostMemory:
         self._leaving: list[tuple[int, Tensor]] = []
         """Tensors, and after how many more settlings all of their pieces have left."""
 
-    def settle(self, everything: bool = False) -> None:
-        still = [] if everything else [(left - 1, t) for left, t in self._leaving if left > 1]
-        self._leaving = still
+    def settle(self) -> None:
+        self._leaving = [(left - 1, tensor) for left, tensor in self._leaving if left > 1]
+
+    def finish(self) -> None:
+        self._leaving.clear()
 
     def put(self, tensor: Tensor, pieces: int = 1) -> Any:
         from sloth_nb.engine.offload import Parked
