@@ -4,6 +4,9 @@ One class a kind of trouble, all under ``SlothError``. In a notebook the sentenc
 traceback: IPython asks the exception itself how to show it.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 __all__ = [
     "DatasetError",
     "ExportError",
@@ -15,6 +18,7 @@ __all__ = [
     "SlothWarning",
     "TemplateError",
     "TrainingError",
+    "did_you_mean",
 ]
 
 
@@ -62,3 +66,9 @@ class NotebookError(SlothError):
 
 class SlothWarning(UserWarning):
     """Something was done differently than asked, or will surprise; the message says what to do."""
+
+
+def did_you_mean(name: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """`` Did you mean 'max_seq_length'?`` for a sentence to end with; empty when no known name is near."""
+    near = get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
+    return f" Did you mean {near[0]!r}?" if near else ""

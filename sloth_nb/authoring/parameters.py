@@ -2,13 +2,12 @@
 
 import ast
 import copy
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 import nbformat
 
-from sloth_nb.errors import NotebookError
+from sloth_nb.errors import NotebookError, did_you_mean
 
 __all__ = ["parameter_names", "parse_parameters", "with_parameters"]
 
@@ -59,12 +58,8 @@ def with_parameters(notebook: Any, values: Mapping[str, Any]) -> Any:
     names = parameter_names(notebook)
     for name in values:
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            known = f"Its parameters: {', '.join(names) or 'none'}."
-            raise NotebookError(
-                f"The notebook has no parameter {name!r}. "
-                + (f"Did you mean {close[0]!r}?" if close else known)
-            )
+            hint = did_you_mean(name, names) or f" Its parameters: {', '.join(names) or 'none'}."
+            raise NotebookError(f"The notebook has no parameter {name!r}.{hint}")
     source = "\n".join(f"{name} = {value!r}" for name, value in values.items())
     cell = nbformat.v4.new_code_cell(source, id=_INJECTED, metadata={"tags": [_INJECTED]})
     notebook.cells.insert(notebook.cells.index(_tagged(notebook)) + 1, cell)

@@ -6,13 +6,12 @@ card yet. What each layer keeps is planned when training begins, for the room th
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from sloth_nb.authoring.platforms import Machine
 from sloth_nb.authoring.tasks import Task
 from sloth_nb.catalog import GPU, ModelInfo, gpus, models
-from sloth_nb.errors import HardwareError, NotebookError, SlothError
+from sloth_nb.errors import HardwareError, NotebookError, SlothError, did_you_mean
 from sloth_nb.memory import Estimate, Work, estimate_work, step_seconds
 
 __all__ = ["OPTIONS", "Settings", "settle"]
@@ -131,8 +130,7 @@ def settle(model: ModelInfo, task: Task, machine: Machine, **options: Any) -> Se
 def _checked(options: dict[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         if name not in OPTIONS:
-            near = get_close_matches(name, OPTIONS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, OPTIONS)
             raise NotebookError(f"A notebook has no option {name!r}.{hint} It has: {', '.join(OPTIONS)}.")
         kind = OPTIONS[name]
         right = isinstance(value, (int, float) if kind is float else kind)

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from os import PathLike
 from typing import Any
 
 from sloth_nb.catalog import GPU, ModelInfo, resolve
-from sloth_nb.errors import TrainingError
+from sloth_nb.errors import TrainingError, did_you_mean
 from sloth_nb.memory.policy import NAMED, POLICIES, Policy, automatic_tile, sloth_policies
 
 __all__ = ["METHODS", "OPTIMISERS", "TASKS", "Work"]
@@ -97,8 +96,7 @@ class Work:
         """
         known = cls.__dataclass_fields__.keys() - {"model"}
         for name in options.keys() - known:
-            near = get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(known))}."
+            hint = did_you_mean(name, known) or f" Known: {', '.join(sorted(known))}."
             raise TrainingError(f"An estimate has no option {name!r}.{hint}")
         if isinstance(options.get("policy"), list):
             options["policy"] = tuple(options["policy"])
@@ -161,8 +159,7 @@ class Work:
 
 def _one_of(name: str, value: Any, known: Any) -> None:
     if value not in known:
-        near = get_close_matches(str(value), list(known), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(value, known)
         raise TrainingError(f"{name} is {value!r}; it is one of {', '.join(known)}.{hint}")
 
 

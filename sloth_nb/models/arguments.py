@@ -3,17 +3,16 @@
 Everything else that ``from_pretrained`` and ``get_peft_model`` take is honoured where it is read.
 """
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from sloth_nb.errors import ModelError
+from sloth_nb.errors import ModelError, did_you_mean
 from sloth_nb.notices import warn
 
-__all__ = ["LOADING", "MERGING", "PEFT", "Unusual", "near_name", "refuse_unknown", "settle"]
+__all__ = ["LOADING", "MERGING", "PEFT", "Unusual", "refuse_unknown", "settle"]
 
 
 @dataclass(frozen=True)
@@ -93,10 +92,4 @@ def refuse_unknown(names: Iterable[str], known: Iterable[str], where: str) -> No
     for name in names:
         if name in known:
             continue
-        raise ModelError(f"{where} has no argument {name!r}.{near_name(name, known)}")
-
-
-def near_name(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean 'max_seq_length'?`` or nothing."""
-    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.7)
-    return f" Did you mean {near[0]!r}?" if near else ""
+        raise ModelError(f"{where} has no argument {name!r}.{did_you_mean(name, known, 0.7)}")

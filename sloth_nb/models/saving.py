@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from sloth_nb.errors import ExportError, ModelError
-from sloth_nb.models.arguments import MERGING, near_name, settle
+from sloth_nb.errors import ExportError, ModelError, did_you_mean
+from sloth_nb.models.arguments import MERGING, settle
 from sloth_nb.models.context import write_positions
 from sloth_nb.models.merging import merged_model
 from sloth_nb.models.precision import is_bf16_supported
@@ -148,7 +148,7 @@ def _check_method(save_method: str) -> None:
             f"save_method={save_method!r} rounds the merged weights to 4 bits a second time, which costs "
             "quality, and isn't offered. Use 'merged_16bit' and load that with load_in_4bit=True."
         )
-    hint = near_name(save_method, _METHODS)
+    hint = did_you_mean(save_method, _METHODS, 0.7)
     raise ExportError(f"save_method={save_method!r} isn't offered.{hint} Offered: {', '.join(_METHODS)}.")
 
 

@@ -4,7 +4,6 @@ On a host with widgets a panel is controls plus HTML, and a hidden snapshot besi
 notebook; where nobody watches (nbclient, papermill) the snapshot alone; in a script, text.
 """
 
-import difflib
 import itertools
 import secrets
 import threading
@@ -14,7 +13,7 @@ from typing import Any, ClassVar
 import ipywidgets as widgets
 import traitlets
 
-from sloth_nb.errors import SlothError
+from sloth_nb.errors import SlothError, did_you_mean
 
 from . import host
 from .html import Markup, element, join, stylesheet
@@ -228,6 +227,5 @@ def _show(bundle: dict[str, Any], display_id: str, *, again: bool = False) -> No
 
 
 def _unknown(panel: str, name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name, known, 0.5)
     return f"{panel} has no argument {name!r}.{hint} It takes: {', '.join(sorted(known))}."

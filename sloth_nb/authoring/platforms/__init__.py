@@ -7,13 +7,13 @@ files outlive the session.
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-from sloth_nb.catalog import GPU, cpu, gpu, gpus, offer
-from sloth_nb.errors import HardwareError, NotebookError
+from sloth_nb import catalog
+from sloth_nb.catalog import GPU, cpu, gpu, gpus
+from sloth_nb.errors import HardwareError, NotebookError, did_you_mean
 
 __all__ = ["BRANCH", "REPOSITORY", "Machine", "Platform", "platform", "platforms"]
 
@@ -144,8 +144,7 @@ def platform(name: "str | Platform") -> Platform:
         return name
     found = _table().get(_plain(name))
     if found is None:
-        near = get_close_matches(_plain(name), _table(), n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(_plain(name), _table(), 0.4)
         raise NotebookError(f"No platform named {name!r}.{hint} Known: {', '.join(_table())}.")
     return found
 
@@ -163,11 +162,8 @@ def _table() -> dict[str, Platform]:
 
 
 def _lent(name: str, offer: str, **more: Any) -> Machine:
-    lent = _offer(offer)
+    lent = catalog.offer(offer)
     return Machine(name, lent.gpu or cpu(lent.ram_gib), max(1, lent.count), lent.ram_gib, **more)
-
-
-_offer = offer  # the word is also a field of the data files
 
 
 def _own_machine(card: str) -> Machine:

@@ -7,11 +7,10 @@ of cells that take the place of the same blocks of ``parts/notebook.nb``, in Jin
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from importlib import resources
 
-from sloth_nb.errors import NotebookError
+from sloth_nb.errors import NotebookError, did_you_mean
 
 __all__ = ["COMING", "Task", "task", "tasks"]
 
@@ -98,8 +97,7 @@ def task(name: "str | Task") -> Task:
             f"{name} ({coming[0]}) can't be done in this version, so no notebook is written for it. "
             f"What can: {names}."
         )
-    near = get_close_matches(str(name).lower(), [*_table(), *COMING], n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(str(name).lower(), [*_table(), *COMING], 0.5)
     raise NotebookError(f"No task named {name!r}.{hint} Known: {names}.")
 
 
