@@ -20,7 +20,7 @@ from sloth_nb.models.seeding import seeded
 from sloth_nb.models.settings import Settings, attach
 from sloth_nb.models.sources import HubOptions, find_source
 from sloth_nb.models.tokenizers import load_tokenizer, mend_tokenizer, text_tokenizer
-from sloth_nb.models.weights import Weights, choose_weights
+from sloth_nb.models.weights import choose_weights
 from sloth_nb.notices import warn
 
 __all__ = ["load"]
@@ -169,7 +169,7 @@ def load(
 
     rehearse(
         config,
-        method=_method(weights, config, full_finetuning),
+        method=weights.method(config, full_finetuning),
         dtype=weights.dtype,
         device=main_device(placement),
     )
@@ -209,17 +209,6 @@ def load(
         set_checkpointing(model, use_gradient_checkpointing)
     bind_methods(model)
     return model, tokenizer
-
-
-def _method(weights: Weights, config: Any, full_finetuning: bool) -> str:
-    """How the model will be trained, in the words of ``memory.Work``."""
-    if full_finetuning:
-        return "full"
-    quantisation = weights.quantization or getattr(config, "quantization_config", None)
-    if quantisation is None:
-        return "lora"
-    fields = quantisation if isinstance(quantisation, dict) else vars(quantisation)
-    return "lora-8bit" if fields.get("load_in_8bit") or fields.get("_load_in_8bit") else "qlora"
 
 
 def _import_libraries() -> None:

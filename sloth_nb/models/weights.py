@@ -18,6 +18,16 @@ class Weights:
     dtype: torch.dtype
     quantization: Any | None
 
+    def method(self, config: Any, full_finetuning: bool) -> str:
+        """How a model of these weights will be trained, in the words of ``memory.Work``."""
+        if full_finetuning:
+            return "full"
+        quantisation = self.quantization or getattr(config, "quantization_config", None)
+        if quantisation is None:
+            return "lora"
+        fields = quantisation if isinstance(quantisation, dict) else quantisation.to_dict()
+        return "lora-8bit" if fields.get("load_in_8bit") else "qlora"
+
 
 def choose_weights(
     *,

@@ -1,6 +1,5 @@
 """The hosts' own versions, emulated: Colab's old widgets and kernel, Kaggle's pinned ones without foreign code."""
 
-import subprocess
 import sys
 
 import nbformat
@@ -10,6 +9,7 @@ from sloth_nb.authoring.cells import as_notebook, as_text, code
 from sloth_nb.authoring.execute import execute
 from sloth_nb.authoring.recipe import Recipe
 from tests.authoring import miniature
+from tests.overlay import overlay
 
 COLAB = (
     "ipywidgets==7.7.1",
@@ -41,27 +41,6 @@ print("token", len(os.environ["HF_TOKEN"]))
 """
 
 
-def overlay(folder, packages, files):
-    """A folder before all others on a kernel's path, with these versions in it."""
-    install = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--target",
-        str(folder),
-        *packages,
-    ]
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"can't be installed here: {(done.stderr.strip().splitlines() or ['pip failed'])[-1]}")
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("host", "task", "packages", "versions"),
@@ -71,7 +50,10 @@ def test_a_notebook_runs_on_the_host_s_own_versions(
     host, task, packages, versions, tmp_path, monkeypatch, repository, kernels_find_the_package
 ):
     folder = tmp_path / "overlay"
-    overlay(folder, packages, VAULT[host])
+    overlay(folder, packages)
+    for name, text in VAULT[host].items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
     monkeypatch.setenv("PYTHONPATH", str(folder), prepend=":" if sys.platform != "win32" else ";")
     monkeypatch.setenv("SLOTH_NB_HOST", host)
     recipe = Recipe.of("llama-3.2-3b-instruct", task, host)

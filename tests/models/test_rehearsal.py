@@ -6,10 +6,12 @@ import pkgutil
 import pytest
 import sloth_nb_kernels
 import torch
+import transformers
 from sloth_nb_kernels.ahead import compile_ahead, finish_compiling, variant
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sloth_nb.models.rehearsal import rehearse, step_launches
+from sloth_nb.models.weights import Weights
 
 MODULES = [
     importlib.import_module(f"sloth_nb_kernels.{m.name}")
@@ -109,3 +111,18 @@ def test_a_first_step_launches_only_what_was_compiled_ahead(kind, monkeypatch):
     known = {variant(*launch) for launch in rehearsed}
     assert launched and {found for found, _ in launched} <= known
     assert sum(new for _, new in launched) == 0
+
+
+@pytest.mark.parametrize(
+    ("made", "full", "wanted"),
+    [
+        (None, False, "lora"),
+        (None, True, "full"),
+        (transformers.BitsAndBytesConfig(load_in_4bit=True), False, "qlora"),
+        (transformers.BitsAndBytesConfig(load_in_8bit=True), False, "lora-8bit"),
+    ],
+)
+def test_what_is_rehearsed_is_what_the_weights_are_for(made, full, wanted):
+    assert Weights(BF16, made).method(config("llama"), full) == wanted
+    stored = config("llama", quantization_config=None if made is None else made.to_dict())
+    assert Weights(BF16, None).method(stored, full) == wanted

@@ -8,29 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.overlay import overlay
+
 COLAB = ("ipywidgets==7.7.1", "ipython_genutils==0.2.0")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(version("ipywidgets").startswith("7."), reason="this is that run")
 def test_the_panels_work_on_ipywidgets_7_too(tmp_path: Path, repository: Path):
-    overlay = tmp_path / "overlay"
-    install = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--target",
-        str(overlay),
-        *COLAB,
-    ]
-    installed = subprocess.run(install, capture_output=True, text=True)
-    if installed.returncode:
-        last = (installed.stderr.strip().splitlines() or ["pip failed"])[-1]
-        pytest.skip(f"ipywidgets 7.7.1 can't be installed here: {last}")
-    path = [str(overlay), *(str(repository / part) for part in (".", "kernels", "widgets"))]
+    folder = tmp_path / "overlay"
+    overlay(folder, COLAB)
+    path = [str(folder), *(str(repository / part) for part in (".", "kernels", "widgets"))]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
     which = [sys.executable, "-c", "import ipywidgets; print(ipywidgets.__version__)"]
     assert subprocess.run(which, env=env, capture_output=True, text=True).stdout.strip() == "7.7.1"
