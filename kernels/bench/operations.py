@@ -334,6 +334,38 @@ def adapters(by: Contestants) -> Iterator[Case]:
     )  # fmt: skip
 
 
+def optimisers(by: Contestants) -> Iterator[Case]:
+    """8-bit AdamW of an 8B model's adapters: 32 layers of 7 projections, two fp32 matrices each."""
+    if not bnb:
+        return
+    outs_and_ins = [(4096, 4096)] * 2 + [(1024, 4096)] * 2 + [(FFN, HIDDEN)] * 2 + [(HIDDEN, FFN)]
+    shapes = [shape for out, width in outs_and_ins for shape in ((RANK, width), (out, RANK))] * 32
+    levels = bnb.create_dynamic_map(signed=True).cuda(), bnb.create_dynamic_map(signed=False).cuda()
+    moments = []
+    for shape in shapes:
+        blocks = torch.Size(shape).numel() // 256
+        weight, gradient = (randn(*shape, dtype=torch.float32) for _ in range(2))
+        codes = (torch.zeros(shape, dtype=torch.uint8, device="cuda") for _ in range(2))
+        moments.append(
+            K.Moments(weight, gradient, *codes, *(torch.zeros(blocks, device="cuda") for _ in range(2)))
+        )
+    options = {"lr": 1e-4, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01, "step": 10}
+    together = K.AdamW8bitStep()
+
+    def one_by_one() -> None:
+        for p, g, first, second, first_absmax, second_absmax in moments:
+            bnb.optimizer_update_8bit_blockwise(
+                "adam", g, p, first, second, 0.9, 0.999, 0.0, 0.0, 1e-8, 10, 1e-4, *levels,
+                first_absmax, second_absmax, weight_decay=0.01,
+            )  # fmt: skip
+
+    count = sum(each.parameter.numel() for each in moments)
+    yield Case(
+        f"8-bit AdamW of {len(moments)} adapter matrices", lambda: together(moments, levels, **options),
+        16 * count, 0, {"bitsandbytes": one_by_one},
+    )  # fmt: skip
+
+
 def tune() -> None:
     """Times a few block shapes of the kernels whose best is not obvious."""
     # Modules, not the functions of the same names that the package shows.
@@ -393,7 +425,7 @@ def main() -> None:
         flush=True,
     )
     by, lines = Contestants(not chosen.no_compile), []
-    for group in (norms, rotations, gates, losses, weights, adapters):
+    for group in (norms, rotations, gates, losses, weights, adapters, optimisers):
         for case in group(by):
             if chosen.only not in case.name:
                 continue

@@ -6,6 +6,7 @@ Each operation has an autograd face (``rms_norm``) and raw halves that record no
 optional.
 """
 
+from .adamw_8bit import AdamW8bitStep, Moments, adamw_8bit_reference
 from .cross_entropy import (
     RowStatistics,
     cross_entropy,
@@ -66,12 +67,15 @@ from .rope import rope, rope_backward, rope_forward, rope_reference
 __all__ = [
     "HAS_TRITON",
     "INTERPRETED",
+    "AdamW8bitStep",
     "LoraSaved",
     "LossAndGradients",
+    "Moments",
     "Projection",
     "ProjectionGrads",
     "RowStatistics",
     "TokenLogProbs",
+    "adamw_8bit_reference",
     "add_rms_norm",
     "add_rms_norm_forward",
     "cross_entropy",

@@ -83,6 +83,13 @@ def run_everything(dtype):
         meta(blocks * 32, 1, dtype=torch.uint8), state, out=meta(4096, 14368, dtype=dtype)[:, :14336]
     )
     K.dequantize_int8(meta(4096, 14336, dtype=torch.int8), row, dtype=dtype)
+    codes, absmax, levels = meta(32, 4096, dtype=torch.uint8), meta(512, dtype=f32), meta(256, dtype=f32)
+    for dtypes in ((f32, f32), (dtype, dtype)):
+        weight, gradient = (meta(32, 4096, dtype=kind) for kind in dtypes)
+        K.AdamW8bitStep()(
+            [K.Moments(weight, gradient, codes, codes, absmax, absmax)], (levels, levels),
+            lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, step=1,
+        )  # fmt: skip
 
 
 def compile_for(capability, kernel, args, meta):
