@@ -21,6 +21,7 @@ from .dequantize import (
 )
 from .dora import dora_linear
 from .glu import glu, glu_backward, glu_forward, glu_reference, split_gate_up
+from .host_rows import host_rows, host_rows_reference
 from .launch import HAS_TRITON, INTERPRETED, runs_triton
 from .layer_norm import layer_norm, layer_norm_backward, layer_norm_forward, layer_norm_reference
 from .linear_cross_entropy import (
@@ -90,6 +91,8 @@ __all__ = [
     "glu_backward",
     "glu_forward",
     "glu_reference",
+    "host_rows",
+    "host_rows_reference",
     "layer_norm",
     "layer_norm_backward",
     "layer_norm_forward",

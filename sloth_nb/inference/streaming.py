@@ -16,6 +16,7 @@ from sloth_nb.inference.decoding import TextOfTokens
 from sloth_nb.inference.prompts import Messages, encode_prompt
 from sloth_nb.interrupts import told
 from sloth_nb.models.context import context_of
+from sloth_nb.models.devices import input_device
 from sloth_nb.models.occupancy import in_use
 from sloth_nb.models.seeding import seeded
 from sloth_nb.models.settings import settings_of
@@ -85,7 +86,7 @@ def _stream(
 ) -> Iterator[str]:
     pieces: queue.Queue[str | BaseException | None] = queue.Queue()
     abandoned = threading.Event()
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
 
     caller = threading.get_ident()
 

@@ -34,7 +34,6 @@ LOADING = {
     "float8_kv_cache": Unusual(False, _NO_VLLM),
     "max_lora_rank": Unusual(64, _NO_VLLM),
     "disable_log_stats": Unusual(True, _NO_VLLM),
-    "offload_embedding": Unusual(False, "the embeddings stay on the model's device"),
     "unsloth_tiled_mlp": Unusual(False, "the MLP isn't tiled; gradient checkpointing is what saves memory"),
     "unsloth_force_compile": Unusual(False, _NO_COMPILER),
     "qat_scheme": Unusual(None, _NO_QAT, refused=True),

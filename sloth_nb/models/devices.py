@@ -8,7 +8,7 @@ import torch
 from sloth_nb.errors import HardwareError
 from sloth_nb.notices import warn
 
-__all__ = ["best_device", "choose_device_map", "main_device"]
+__all__ = ["best_device", "choose_device_map", "input_device", "main_device"]
 
 # accelerate's placements, which differ only in how they fill several GPUs.
 _PLACEMENTS = ("sequential", "auto", "balanced", "balanced_low_0")
@@ -58,6 +58,12 @@ def main_device(device_map: dict[str, Any] | str) -> torch.device:
         return best_device()
     places = [torch.device(place) for place in device_map.values() if place != "disk"]
     return next((place for place in places if place.type not in ("cpu", "meta")), torch.device("cpu"))
+
+
+def input_device(model: Any) -> torch.device:
+    """Where token ids go: beside the embeddings or, when these are in host memory, where the layers begin."""
+    weight = model.get_input_embeddings().weight
+    return weight.device if isinstance(weight, torch.nn.Parameter) else model.device
 
 
 def _existing_device(requested: Any) -> torch.device:

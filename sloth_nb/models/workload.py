@@ -9,6 +9,7 @@ from sloth_nb.memory.policy import Policy
 from sloth_nb.memory.work import Work
 
 from . import recomputing
+from .host_embedding import HostEmbedding
 from .install import engine_of
 from .settings import settings_of
 
@@ -27,6 +28,8 @@ def work_of(model: Any, **options: Any) -> Work:
         found["rank"] = adapter.r
         if not isinstance(adapter.target_modules, str):
             found["targets"] = tuple(sorted(adapter.target_modules))
+    if isinstance(model.get_input_embeddings(), HostEmbedding):
+        found["embedding_offload"] = True
     name = settings_of(model).name.replace("\\", "/").rstrip("/").rpartition("/")[2]
     return Work.of(from_config(model.config.to_dict(), name or None), **(found | options))
 

@@ -83,6 +83,7 @@ def run_everything(dtype):
         meta(blocks * 32, 1, dtype=torch.uint8), state, out=meta(4096, 14368, dtype=dtype)[:, :14336]
     )
     K.dequantize_int8(meta(4096, 14336, dtype=torch.int8), row, dtype=dtype)
+    K.host_rows(meta(128256, 4096, dtype=dtype), ids)
     codes, absmax, levels = meta(32, 4096, dtype=torch.uint8), meta(512, dtype=f32), meta(256, dtype=f32)
     for dtypes in ((f32, f32), (dtype, dtype)):
         weight, gradient = (meta(32, 4096, dtype=kind) for kind in dtypes)

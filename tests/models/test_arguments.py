@@ -169,7 +169,7 @@ LOADING_EFFECTS = {
     "resize_model_vocab": (49280, {}, lambda model, *_: has_rows(model, 49280)),
     "revision": ("main", {}, is_16_bit),
     "use_exact_model_name": (True, {}, is_16_bit),
-    "offload_embedding": (True, {}, warns("offload_embedding=True .the embeddings stay")),
+    "offload_embedding": (True, {}, warns("the embedding stays where it is, because it is the output head")),
     "float32_mixed_precision": (
         True,
         {"full_finetuning": True},
