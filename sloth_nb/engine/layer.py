@@ -5,7 +5,7 @@ turns the gradient of the layer's output into that of its input, in place. The M
 that its wide activations never exist for the whole batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -264,24 +264,34 @@ class Layer:
     # -- backward -------------------------------------------------------------------------------------------------
 
     def backward(
-        self, dx: Tensor, batch: Batch, tape: Tape, grads: Grads, *, need_input: bool = True
+        self,
+        dx: Tensor,
+        batch: Batch,
+        tape: Tape,
+        grads: Grads,
+        *,
+        need_input: bool = True,
+        passed: Callable[[str], None] = lambda part: None,
     ) -> Tensor:
         """Gradient of the output → gradient of the input, (tokens, hidden), written into ``dx`` itself.
 
         dx is as ``grad_buffer`` makes it, with ``room``. Without ``need_input`` the last step, through the first norm
-        and the q, k, v products, is left out.
+        and the q, k, v products, is left out. ``passed`` is told when the "mlp" is behind, and when "attention" is:
+        where the tape holds all that attention made, only ``middle`` and gate_up need be there before the first.
         """
-        x = tape.input
-        self.refresh(x)
-        y = self._attend(x, batch, tape)
-        weights = _Held(self.gate_up, x.dtype, batch), _Held(self.down, x.dtype, batch)
+        self.refresh(dx)
+        y = self._attend(tape.input, batch, tape)
+        weights = _Held(self.gate_up, dx.dtype, batch), _Held(self.down, dx.dtype, batch)
         kept = tape.gate_up, tape.low_rank.get("gate_up"), tape.low_rank.get("down")
-        for tile in batch.tiles(x.shape[0]):
+        for tile in batch.tiles(dx.shape[0]):
             parts = tuple(None if tensor is None else tensor[tile] for tensor in kept)
             self._mlp_backward(dx[tile], y[tile], parts, weights, grads)
         tape.gate_up = tape.middle = None
-        del weights, y, kept
-        self._attention_backward(dx, batch, tape, grads, need_input)
+        del weights, y, kept, parts
+        passed("mlp")
+        dqkv = self._attention_backward(dx, batch, tape, grads)
+        passed("attention")
+        self._projections_backward(dqkv, dx, tape, grads, need_input)
         grads.settle()
         self.release()
         return dx
@@ -352,9 +362,8 @@ class Layer:
         dnormed = self.gate_up.backward_input(buffer, dt, weights[0].get())
         self._through_norm(dnormed, y, self.mlp_norm, rstd, grads, out=dx[:, :hidden], add=True)
 
-    def _attention_backward(
-        self, dx: Tensor, batch: Batch, tape: Tape, grads: Grads, need_input: bool
-    ) -> None:
+    def _attention_backward(self, dx: Tensor, batch: Batch, tape: Tape, grads: Grads) -> Tensor:
+        """From the attention half's output down to the gradient of q, k and v, side by side."""
         attention = tape.attention.flatten(1)
         tokens, hidden = tape.input.shape
         weights = self.output.weights(dx.dtype)
@@ -373,7 +382,7 @@ class Layer:
         dt = self.output.backward_low_rank(dout)
         dattention = self.output.backward_input(dout, dt, weights)
         self.output.backward_parameters(dout, dt, attention, t, grads)
-        del dout, weights
+        del dout, weights, attention
 
         q, k, v = self._heads(tape.qkv, batch)
         kernel = batch.attention(self.spec, dx)
@@ -382,10 +391,13 @@ class Layer:
         )
         del dattention, q, k, v
         tape.attention = tape.attention_extra = None
-        dqkv = self._rotate_back(dq, dk, dv, tape.qkv, batch, grads)
-        del dq, dk, dv
-        tape.qkv = None
+        return self._rotate_back(dq, dk, dv, tape.qkv, batch, grads)
 
+    def _projections_backward(
+        self, dqkv: Tensor, dx: Tensor, tape: Tape, grads: Grads, need_input: bool
+    ) -> None:
+        """Through the q, k, v products and the first norm; added to the residual's gradient in dx."""
+        tape.qkv, hidden = None, tape.input.shape[1]
         normed, rstd = self._norm(tape.input, self.attention_norm)
         t = tape.low_rank.get("qkv")
         if t is None:

@@ -1,6 +1,7 @@
 """The decoder layers as one step of autograd: a forward that tapes what the policy holds, a backward by hand."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -85,14 +86,30 @@ class Segment:
         self.spent = True
         grads = Grads(self.parameters, self.into)
         for i in reversed(self.span):
-            tape = self._fetch(i)
-            if i - 1 in self.tapes:
-                self._call(i - 1)
+            tape = self.tapes.pop(i)
+            self._take(tape, self._first(i))
+            self._call(tape, NAMES)
+            # What is wide takes long, so that it sets out now; the rest when attention's own memory is free again.
+            if ahead := self._comes_early(i - 1):
+                self._call(self.tapes[i - 1], self._first(i - 1))
             last = i == self.span.start
-            dx = self.stack.layers[i].backward(dx, self.batch, tape, grads, need_input=need_input or not last)
+            dx = self.stack.layers[i].backward(
+                dx, self.batch, tape, grads, need_input=need_input or not last,
+                passed=partial(self._passed, i, tape, ahead),
+            )  # fmt: skip
             del tape
         hidden = self.stack.layers[self.span.start].qkv.in_features
         return (dx[:, :hidden] if need_input else None), grads.result()
+
+    def _passed(self, i: int, tape: Tape, ahead: bool, part: str) -> None:
+        """Between the parts of a layer's backward: what the rest wants is taken, what the next wants first is called.
+
+        That is done as late as it may be: while attention's backward runs memory is fullest.
+        """
+        if part == "mlp":
+            self._take(tape, NAMES)
+        elif not ahead and i - 1 in self.tapes:
+            self._call(self.tapes[i - 1], self._first(i - 1))
 
     def _hold(self, i: int, tape: Tape) -> None:
         """Leaves on the tape what the layer's policy holds, and starts moving what goes to the host."""
@@ -116,15 +133,22 @@ class Segment:
         later = (j for j in self.span if j > i and "gate_up" in self.stack.policies[j].host)
         return max(1, next(later, self.span.stop) - i - 1)
 
-    def _call(self, i: int) -> None:
-        for parked in _parked(self.tapes[i]).values():
+    def _first(self, i: int) -> tuple[str, ...]:
+        """What a layer's backward wants at once. With everything at hand that attention made, that is the MLP's."""
+        held = self.stack.policies[i].held
+        return ("middle", "gate_up") if {"middle", "qkv", "attention"} <= held else NAMES
+
+    def _comes_early(self, i: int) -> bool:
+        """Whether a layer's first tensors are called back while the whole layer above is still to be done."""
+        return i in self.tapes and isinstance(self.tapes[i].gate_up, Parked)
+
+    def _call(self, tape: Tape, names: tuple[str, ...]) -> None:
+        for parked in _parked(tape, names).values():
             self.stack.offloader.call(parked)
 
-    def _fetch(self, i: int) -> Tape:
-        tape = self.tapes.pop(i)
-        for name, parked in _parked(tape).items():
+    def _take(self, tape: Tape, names: tuple[str, ...]) -> None:
+        for name, parked in _parked(tape, names).items():
             setattr(tape, name, self.stack.offloader.take(parked))
-        return tape
 
     def __del__(self) -> None:
         for tape in self.tapes.values():
@@ -132,8 +156,8 @@ class Segment:
                 self.stack.offloader.drop(parked)
 
 
-def _parked(tape: Tape) -> dict[str, Parked]:
-    return {name: value for name in NAMES if isinstance(value := getattr(tape, name), Parked)}
+def _parked(tape: Tape, names: tuple[str, ...] = NAMES) -> dict[str, Parked]:
+    return {name: value for name in names if isinstance(value := getattr(tape, name), Parked)}
 
 
 class _Run(torch.autograd.Function):

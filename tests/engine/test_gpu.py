@@ -8,6 +8,7 @@ from families import adapted_model, batch, step, worst
 from torch.nn import functional as F
 
 from sloth_nb.engine.attention import Composite, CuDNN, Efficient, Flash
+from sloth_nb.engine.policy import LayerPolicy
 from sloth_nb.engine.sequences import Sequences
 from sloth_nb.models.install import engine_of, install
 
@@ -82,11 +83,19 @@ def on_gpu(model, inputs, dtype=None):
     return model, {n: t.cuda() for n, t in inputs.items()}
 
 
-@pytest.mark.parametrize("policy", ["keep", "recompute", "offload"])
+def wide_ones_between(layers):
+    """What the "sloth" rule makes: everything but gate_up goes to the host, in some layers gate_up too."""
+    moved = frozenset({"input", "qkv", "attention", "middle"})
+    return [LayerPolicy(frozenset(), moved | ({"gate_up"} if i % 2 else set())) for i in range(layers)]
+
+
+@pytest.mark.parametrize("policy", ["keep", "recompute", "offload", "wide"])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gemma3", "phi3"])
 def test_fp32_gradients_match_peft(family, policy):
     model, inputs = on_gpu(adapted_model(family), batch())
     wanted = step(model, **inputs)
+    if policy == "wide":
+        policy = wide_ones_between(model.config.num_hidden_layers)
     install(model, policy, cuda_graphs=False, mlp_tile=16)
     loss, grads = step(model, **inputs)
     assert abs(float(loss - wanted[0])) < 1e-4 and worst(grads, wanted[1]) < 1e-3
