@@ -26,10 +26,7 @@ from .spec import LayerSpec, spec_for
 from .stack import Stack
 from .step import CausalStep
 
-__all__ = ["GRAPH_TOKENS", "CausalEngine", "FusedLossOutput"]
-
-# Above this many tokens the device has enough to do while the host launches.
-GRAPH_TOKENS = 8192
+__all__ = ["CausalEngine", "FusedLossOutput"]
 
 
 class FusedLossOutput(CausalLMOutputWithPast):
@@ -63,6 +60,7 @@ class CausalEngine:
         ]
         self._bounds: dict[tuple, _Bound] = {}
         self._plans: dict[tuple, StackPlan] = {}
+        self._captures: dict[tuple, bool] = {}
         self._offloader: Offloader | None = None
         self._listed: tuple[int, list[nn.Parameter]] | None = None
         self.replays = Replays()
@@ -224,7 +222,7 @@ class CausalEngine:
     def _replay(self, read: "_Read", targets: Tensor, items: Tensor | int | None) -> Tensor | None:
         """The loss of a captured step of this shape; None when the step has to run as usual."""
         ids, seqs = read.input_ids, read.call.seqs
-        if ids is None or not ids.is_cuda or not self._may_replay(ids.numel()):
+        if ids is None or not ids.is_cuda or not self._may_replay(ids.numel(), seqs.length):
             return None
         inputs = {"input_ids": ids, "targets": targets.to(ids.device)}
         count = (inputs["targets"] != -100).sum() if items is None else items
@@ -244,8 +242,13 @@ class CausalEngine:
         )
         return None if replay is None else replay.run(inputs)
 
-    def _may_replay(self, tokens: int) -> bool:
-        if not self.settings.cuda_graphs or not torch.is_grad_enabled() or tokens > GRAPH_TOKENS:
+    def _may_replay(self, tokens: int, length: int) -> bool:
+        if not self.settings.cuda_graphs or not torch.is_grad_enabled():
+            return False
+        if (tokens, length) not in self._captures:
+            weight = self.base.norm.weight
+            self._captures[tokens, length] = self.settings.captures(self.config, tokens, length, weight)
+        if not self._captures[tokens, length]:
             return False
         outside = (self.base.embed_tokens.weight, self.base.norm.weight, self.head().weight)
         if self._trains_weights() or any(p.requires_grad for p in outside):

@@ -18,6 +18,9 @@ _OFFLOAD_FROM = 1024
 _CPU_KEEPS = 1 << 30
 # A tile of gate and up: big enough to keep the matrix units busy, small beside the weights.
 _TILE_BYTES = 128 << 20
+# A step is captured while a layer's forward takes the device less than this: about as long as a slow host launches it.
+# A captured one holds its gradients' buffers all the time, and is no faster where the device is behind anyway.
+_HOST_BOUND = 1e-3
 # A layer's forward runs at this share of the measured matrix rate (norms, gates and dequantisation are between);
 # of that time copying may fill this much; of the host's free memory so much may be pinned.
 _EFFICIENCY, _LINK_SHARE, _HOST_SHARE = 0.75, 0.95, 0.4
@@ -71,6 +74,12 @@ class Settings:
             policies = [self._one(chosen)] * layers
         return StackPlan(policies, self._tile(config, policies, tokens, like))
 
+    def captures(self, config: Any, tokens: int, length: int, like: Tensor) -> bool:
+        """Whether a pass over this many tokens, in sequences of ``length``, is bound by launches rather than work."""
+        if not self.cuda_graphs or not like.is_cuda:
+            return False
+        return _layer_seconds(config, tokens, length, speed_of(like.device.index)) < _HOST_BOUND
+
     def _one(self, chosen: "bool | str | LayerPolicy") -> LayerPolicy:
         if chosen is False or chosen is None:
             return KEEP
@@ -84,10 +93,9 @@ class Settings:
             return [KEEP if layers * sum(sizes.values()) <= _CPU_KEEPS else LEAN] * layers
         if tokens < _OFFLOAD_FROM:
             return [LEAN] * layers
-        host = _host_budget()
-        return offload_policies(
-            sizes, _layer_flops(config, tokens, length), layers, speed_of(like.device.index), host
-        )
+        speed = speed_of(like.device.index)
+        seconds = _layer_seconds(config, tokens, length, speed)
+        return offload_policies(sizes, seconds, layers, speed, _host_budget())
 
     def _tile(self, config: Any, policies: list[LayerPolicy], tokens: int, like: Tensor) -> int | None:
         if self.mlp_tile != "auto":
@@ -118,15 +126,18 @@ def _layer_flops(config: Any, tokens: int, length: int) -> float:
     return 2.0 * tokens * (weights + length * heads * head_dim)
 
 
+def _layer_seconds(config: Any, tokens: int, length: int, speed: DeviceSpeed) -> float:
+    return _layer_flops(config, tokens, length) / (_EFFICIENCY * speed.flops)
+
+
 def offload_policies(
-    sizes: dict[str, int], flops: float, layers: int, speed: DeviceSpeed, host_bytes: int
+    sizes: dict[str, int], seconds: float, layers: int, speed: DeviceSpeed, host_bytes: int
 ) -> list[LayerPolicy]:
-    """What each layer moves to the host: as much as is copied while the layer computes, and the host can hold.
+    """What each layer moves to the host: as much as is copied in its ``seconds`` of forward, and the host can hold.
 
     A byte moved saves about as many operations whichever tensor it is of, so the order is by size. The last layer's
     backward comes at once: what it holds stays on the device, but for the wide gate_up.
     """
-    seconds = flops / (_EFFICIENCY * speed.flops)
     hidden_bytes = min(seconds * speed.link * _LINK_SHARE, host_bytes / max(layers, 1))
     moved = ["input", "attention"]
     room = hidden_bytes - sum(sizes[name] for name in moved)

@@ -9,7 +9,17 @@ from functools import lru_cache
 from sloth_nb.catalog import GPU, Block
 from sloth_nb.errors import TrainingError
 
-__all__ = ["NAMED", "NAMES", "POLICIES", "Policy", "automatic_tile", "sloth_policies", "tape_bytes"]
+__all__ = [
+    "HOST_BOUND",
+    "NAMED",
+    "NAMES",
+    "POLICIES",
+    "Policy",
+    "automatic_tile",
+    "layer_seconds",
+    "sloth_policies",
+    "tape_bytes",
+]
 
 NAMES = ("input", "qkv", "attention", "middle", "gate_up")
 
@@ -50,9 +60,9 @@ NAMED = {
 }
 
 # As in engine/rules.py (a test holds the two together): at what share of its products' rate a layer's forward
-# runs, how much of that time copying may fill, from how many tokens on it is worth a trip, and how large a tile
-# of gate and up may be.
-EFFICIENCY, LINK_SHARE, OFFLOAD_FROM, TILE_BYTES = 0.75, 0.95, 1024, 128 << 20
+# runs, how much of that time copying may fill, from how many tokens on it is worth a trip, how large a tile of gate
+# and up may be, and below how many seconds of it a step is captured.
+EFFICIENCY, LINK_SHARE, OFFLOAD_FROM, TILE_BYTES, HOST_BOUND = 0.75, 0.95, 1024, 128 << 20, 1e-3
 PRODUCTS = 0.72  # of a card's dense peak, that large products reach
 
 
@@ -84,6 +94,13 @@ def _moved_and_wide(sizes: tuple[int, ...], budget: float, layers: int) -> tuple
     return tuple(moved), wide
 
 
+def layer_seconds(block: Block, tokens: int, length: int, gpu: GPU) -> float:
+    """A layer's forward on this card, roughly, as the engine's rules reckon it."""
+    query, narrow = block.heads * block.head_dim, block.kv_heads * block.head_dim
+    weights = block.hidden * (2 * query + 2 * narrow + 3 * block.active_ffn)
+    return 2.0 * tokens * (weights + length * query) / (EFFICIENCY * PRODUCTS * gpu.tflops_16 * 1e12)
+
+
 def sloth_policies(
     block: Block, layers: int, tokens: int, length: int, gpu: GPU, host_bytes: float
 ) -> tuple[Policy, ...]:
@@ -94,11 +111,7 @@ def sloth_policies(
     if gpu.is_cpu or tokens < OFFLOAD_FROM:
         return (NAMED["lean"],) * layers
     sizes = tape_bytes(block, tokens)
-    query, narrow = block.heads * block.head_dim, block.kv_heads * block.head_dim
-    weights = block.hidden * (2 * query + 2 * narrow + 3 * block.active_ffn)
-    flops = 2.0 * tokens * (weights + length * query)
-    seconds = flops / (EFFICIENCY * PRODUCTS * gpu.tflops_16 * 1e12)
-    copied = seconds * gpu.host_gbps * 1e9 * LINK_SHARE
+    copied = layer_seconds(block, tokens, length, gpu) * gpu.host_gbps * 1e9 * LINK_SHARE
     budget = min(copied, host_bytes / max(layers, 1))
     moved, wide = _moved_and_wide(tuple(sizes[name] for name in NAMES), budget, layers)
     policies = [Policy((), moved)] * (layers - 1)

@@ -7,7 +7,15 @@ from typing import Any
 
 from sloth_nb.catalog import GPU, ModelInfo, resolve
 from sloth_nb.errors import TrainingError, did_you_mean
-from sloth_nb.memory.policy import NAMED, POLICIES, Policy, automatic_tile, sloth_policies
+from sloth_nb.memory.policy import (
+    HOST_BOUND,
+    NAMED,
+    POLICIES,
+    Policy,
+    automatic_tile,
+    layer_seconds,
+    sloth_policies,
+)
 
 __all__ = ["METHODS", "OPTIMISERS", "TASKS", "Work"]
 
@@ -19,8 +27,6 @@ METHODS = {
 }
 TASKS = {"sft": "supervised fine-tuning", "dpo": "preference pairs", "grpo": "rewards on generated answers"}
 OPTIMISERS = ("adamw_8bit", "paged_adamw_8bit", "adamw_torch", "adamw_torch_fused", "adamw_fp32", "sgd")
-# Up to so many tokens the engine captures a step that trains adapters (engine/causal.py; a test compares them).
-GRAPH_TOKENS = 8192
 ENGINES = {"sloth": "this package's engine", "hf": "transformers and peft as they come"}
 
 
@@ -137,13 +143,10 @@ class Work:
 
     def captured(self, gpu: GPU) -> bool:
         """Whether the engine replays this step from a CUDA graph once its shape has come a few times."""
-        return (
-            self.graphs
-            and self.lora
-            and self.engine == "sloth"
-            and not gpu.is_cpu
-            and self.tokens <= GRAPH_TOKENS
-        )
+        if not (self.graphs and self.lora and self.engine == "sloth") or gpu.is_cpu:
+            return False
+        block = max(self.model.shape.blocks, key=lambda block: block.count)
+        return layer_seconds(block, self.tokens, self.length, gpu) < HOST_BOUND
 
     @property
     def lora(self) -> bool:

@@ -7,9 +7,19 @@ from transformers import AutoConfig
 
 from sloth_nb import catalog
 from sloth_nb.engine import policy as engine
+from sloth_nb.engine import rules
 from sloth_nb.engine.device import DeviceSpeed
-from sloth_nb.engine.rules import Settings, _layer_flops, offload_policies
-from sloth_nb.memory.policy import NAMED, NAMES, PRODUCTS, automatic_tile, sloth_policies, tape_bytes
+from sloth_nb.engine.rules import Settings, offload_policies
+from sloth_nb.memory import Work
+from sloth_nb.memory.policy import (
+    HOST_BOUND,
+    NAMED,
+    NAMES,
+    PRODUCTS,
+    automatic_tile,
+    sloth_policies,
+    tape_bytes,
+)
 
 H200 = catalog.gpu("H200")
 INFO = catalog.find("llama-3.1-8b")
@@ -38,7 +48,8 @@ def test_the_rule_for_sloth_is_the_engines(batch, length, host):
         return
     speed = DeviceSpeed(PRODUCTS * H200.tflops_16 * 1e12, H200.host_gbps * 1e9)
     sizes = engine.activation_bytes(CONFIG, tokens)
-    theirs = offload_policies(sizes, _layer_flops(CONFIG, tokens, length), 32, speed, host)
+    seconds = rules._layer_seconds(CONFIG, tokens, length, speed)
+    theirs = offload_policies(sizes, seconds, 32, speed, host)
     assert [(frozenset(p.device), frozenset(p.host)) for p in ours] == [(p.device, p.host) for p in theirs]
 
 
@@ -52,3 +63,16 @@ def test_tiles_are_the_engines(tokens, name):
         like = torch.empty(1, dtype=torch.bfloat16)
         theirs = Settings()._tile(CONFIG, [engine.policy_of(name)] * 32, tokens, like)
     assert automatic_tile(BLOCK, tokens, (NAMED[name],) * 32) == theirs
+
+
+@pytest.mark.parametrize("length", [256, 1024, 1500, 2048, 8192])
+def test_what_is_captured_is_what_the_engine_captures(length, monkeypatch):
+    from types import SimpleNamespace
+
+    speed = DeviceSpeed(PRODUCTS * H200.tflops_16 * 1e12, H200.host_gbps * 1e9)
+    monkeypatch.setattr(rules, "speed_of", lambda index: speed)
+    like = SimpleNamespace(is_cuda=True, device=SimpleNamespace(index=0))
+    work = Work(INFO, batch=1, length=length)
+    assert work.captured(H200) == Settings().captures(CONFIG, length, length, like) == (length < 1200)
+    assert HOST_BOUND == rules._HOST_BOUND
+    assert not Settings(cuda_graphs=False).captures(CONFIG, length, length, like)

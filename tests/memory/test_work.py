@@ -42,10 +42,3 @@ def test_an_error_shows_itself_without_a_traceback():
 
 def test_a_pair_counts_both_its_answers():
     assert Work.of("qwen3-14b", task="dpo", batch=2, length=100).tokens == 400
-
-
-def test_the_engine_captures_as_many_tokens_as_the_model_thinks():
-    from sloth_nb.engine.causal import GRAPH_TOKENS
-    from sloth_nb.memory import work
-
-    assert work.GRAPH_TOKENS == GRAPH_TOKENS
