@@ -54,7 +54,14 @@ RECOMPUTE = LayerPolicy(frozenset({"input", "attention"}))
 OFFLOAD = LayerPolicy(frozenset(), frozenset({"input", "attention"}))
 LEAN = LayerPolicy(frozenset({"input"}))
 
-_NAMED = {"keep": KEEP, "recompute": RECOMPUTE, "offload": OFFLOAD, "lean": LEAN}
+_NAMED = {
+    "keep": KEEP,
+    "recompute": RECOMPUTE,
+    "lean": LEAN,
+    "offload": OFFLOAD,
+    "offload-wide": LayerPolicy(frozenset(), frozenset(NAMES) - {"gate_up"}),
+    "offload-all": LayerPolicy(frozenset(), frozenset(NAMES)),
+}
 
 
 def policy_of(name: "str | LayerPolicy") -> LayerPolicy:

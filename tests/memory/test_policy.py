@@ -27,7 +27,7 @@ BLOCK = INFO.shape.blocks[0]
 CONFIG = AutoConfig.for_model(**INFO.config)
 
 
-@pytest.mark.parametrize("name", ["keep", "recompute", "lean", "offload"])
+@pytest.mark.parametrize("name", NAMED)
 def test_a_name_means_the_same_to_both(name):
     theirs = engine.policy_of(name)
     assert (frozenset(NAMED[name].device), frozenset(NAMED[name].host)) == (theirs.device, theirs.host)
