@@ -4,9 +4,10 @@
     python kernels/bench/training.py make SHAPE FOLDER              the same as a checkpoint on disk
     python kernels/bench/training.py run FOLDER WHO CASE...         everybody loads that checkpoint
 
-SHAPE is a key of SHAPES, WHO one of hf, liger, unsloth, sloth_nb, a CASE is BATCHxLENGTH (2x2048). One contestant a
-process. QLoRA NF4, rank 32 on all projections, 8-bit AdamW, random tokens. Prints tokens/s (median step), the
-allocator's peak, the share of it above the model, and the first step's loss, which must agree between contestants.
+SHAPE is a key of SHAPES, WHO one of hf, liger, unsloth, sloth_nb, a CASE is BATCHxLENGTH (2x2048), with :MODE where it
+has a checkpointing of its own (2x2048:False keeps all). One contestant a process. QLoRA NF4, rank 32 on all
+projections, 8-bit AdamW, random tokens. Prints tokens/s (median step), the allocator's peak, the share of it above the
+model, and the first step's loss, which must agree between contestants.
 """
 
 from __future__ import annotations
@@ -212,6 +213,31 @@ def prepare(model: Any, who: str, checkpointing: Any) -> Any:
     return model
 
 
+def switch(model: Any, who: str, checkpointing: Any) -> None:
+    """Another way of checkpointing for a model that is prepared already."""
+    if who == "unsloth":
+        from unsloth import FastLanguageModel
+
+        mode: Any = "unsloth" if checkpointing else False
+        FastLanguageModel.for_training(model, use_gradient_checkpointing=mode)
+    elif who == "sloth_nb":
+        from sloth_nb.models.install import install
+
+        install(model, checkpointing)
+    elif checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_disable()
+
+
+def _mode(word: str) -> Any:
+    return {"True": True, "False": False}.get(word, word)
+
+
+def _length(case: str) -> int:
+    return int(case.partition(":")[0].split("x")[1])
+
+
 def optimiser_of(who: str, args: argparse.Namespace) -> Any:
     """8-bit AdamW: bitsandbytes', or for sloth_nb its own class over the same kernels."""
     import bitsandbytes as bnb
@@ -233,8 +259,14 @@ def measure(model: Any, who: str, cases: list[str], args: argparse.Namespace, si
     base = torch.cuda.memory_allocated()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = optimiser_of(who, args)(parameters, lr=1e-4)
+    current = args.checkpointing
     for case in cases:
-        batch, length = map(int, case.split("x"))
+        shape, _, own = case.partition(":")
+        batch, length = map(int, shape.split("x"))
+        checkpointing = _mode(own) if own else args.checkpointing
+        if checkpointing != current:
+            switch(model, who, checkpointing)
+            current = checkpointing
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -260,7 +292,7 @@ def measure(model: Any, who: str, cases: list[str], args: argparse.Namespace, si
         step = statistics.median(times) if times else None
         peak = torch.cuda.max_memory_allocated()
         row = {
-            "who": who, "case": case, "checkpointing": str(args.checkpointing), "loss": first, "error": error,
+            "who": who, "case": shape, "checkpointing": str(checkpointing), "loss": first, "error": error,
             "step_ms": step and round(step * 1e3, 1), "tok_s": step and round(batch * length / step),
             "peak_gb": round(peak / 2**30, 2), "above_gb": round((peak - base) / 2**30, 2),
             "reserved_gb": round(torch.cuda.max_memory_reserved() / 2**30, 2),
@@ -288,12 +320,12 @@ def main() -> None:
         "--bnb-optimiser", action="store_true", help="sloth_nb, too, steps with bitsandbytes' class"
     )
     args = parser.parse_intermixed_args()
-    args.checkpointing = {"True": True, "False": False}.get(args.checkpointing, args.checkpointing)
+    args.checkpointing = _mode(args.checkpointing)
     if args.mode == "make":
         make(args.what, args.rest[0])
         return
     who, *cases = args.rest
-    longest = max(int(case.split("x")[1]) for case in cases)
+    longest = max(map(_length, cases))
     if args.mode == "run":
         model = load(args.what, who, args.checkpointing, longest)
     else:
