@@ -1,6 +1,7 @@
 """An embedding in host memory: the same numbers, the same files, and every reason why it may have to stay."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -93,6 +94,7 @@ def test_on_a_card_it_leaves_room_and_changes_nothing(untied, shared_tokenizer, 
     shared_tokenizer.save_pretrained(tmp_path)
     losses, sizes, texts = [], [], []
     for offload in (False, True):
+        gc.collect()  # other tests' models
         before = torch.cuda.memory_allocated()
         model, tokenizer = FastLanguageModel.from_pretrained(
             str(tmp_path), load_in_4bit=False, load_in_16bit=True, offload_embedding=offload
