@@ -24,6 +24,9 @@ _HOST_BOUND = 1e-3
 # A layer's forward runs at this share of the measured matrix rate (norms, gates and dequantisation are between);
 # of that time copying may fill this much; of the host's free memory so much may be pinned.
 _EFFICIENCY, _LINK_SHARE, _HOST_SHARE = 0.75, 0.95, 0.4
+# One layer that moves gate_up costs as much memory as many do, so that few are not worth it: at least this share of
+# all layers does, or none.
+_WIDE_FROM = 0.25
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ class Settings:
             return [LEAN] * layers
         speed = speed_of(like.device.index)
         seconds = _layer_seconds(config, tokens, length, speed)
-        return offload_policies(sizes, seconds, layers, speed, _host_budget())
+        again = _seconds_again(config, tokens, speed)
+        return offload_policies(sizes, again, seconds, layers, speed.link, _host_budget())
 
     def _tile(self, config: Any, policies: list[LayerPolicy], tokens: int, like: Tensor) -> int | None:
         if self.mlp_tile != "auto":
@@ -130,24 +134,42 @@ def _layer_seconds(config: Any, tokens: int, length: int, speed: DeviceSpeed) ->
     return _layer_flops(config, tokens, length) / (_EFFICIENCY * speed.flops)
 
 
-def offload_policies(
-    sizes: dict[str, int], seconds: float, layers: int, speed: DeviceSpeed, host_bytes: int
-) -> list[LayerPolicy]:
-    """What each layer moves to the host: as much as is copied in its ``seconds`` of forward, and the host can hold.
+def _seconds_again(config: Any, tokens: int, speed: DeviceSpeed) -> dict[str, float]:
+    """What computing ``middle`` and ``qkv`` a second time takes: the output product, and the q, k, v products."""
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    each = 2.0 * tokens * config.hidden_size * head_dim / (_EFFICIENCY * speed.flops)
+    return {"middle": each * heads, "qkv": each * (heads + 2 * kv_heads)}
 
-    A byte moved saves about as many operations whichever tensor it is of, so the order is by size. The last layer's
-    backward comes at once: what it holds stays on the device, but for the wide gate_up.
+
+def offload_policies(
+    sizes: dict[str, int],
+    again: dict[str, float],
+    seconds: float,
+    layers: int,
+    link: float,
+    host_bytes: int,
+) -> list[LayerPolicy]:
+    """What each layer moves to the host: what makes the device wait less than computing it ``again`` would take.
+
+    Copies run beside a layer's forward, ``seconds`` of it, at ``link`` bytes a second; what they take longer shows.
+    gate_up goes along where there is time left and the host can hold it. The last layer's backward comes at once: what
+    it holds stays on the device, but for the wide gate_up.
     """
-    hidden_bytes = min(seconds * speed.link * _LINK_SHARE, host_bytes / max(layers, 1))
     moved = ["input", "attention"]
-    room = hidden_bytes - sum(sizes[name] for name in moved)
+    carried = sum(sizes[name] for name in moved)
     for name in ("middle", "qkv"):
-        if sizes[name] <= room:
+        more = carried + sizes[name]
+        shows = max(0.0, more / link - seconds) - max(0.0, carried / link - seconds)
+        if shows <= again[name] and more * layers <= host_bytes:
             moved.append(name)
-            room -= sizes[name]
+            carried = more
+    room = min(seconds * link * _LINK_SHARE, host_bytes / max(layers, 1)) - carried
     wide = 0
     if len(moved) == 4 and room > 0:
         wide = min(layers - 1, int(room * layers // sizes["gate_up"]))
+    if wide < _WIDE_FROM * layers:
+        wide = 0
     policies = [LayerPolicy(frozenset(), frozenset(moved))] * (layers - 1)
     for n in range(wide):  # spread evenly, so that the link never has two in a row
         i = n * (layers - 1) // wide

@@ -60,9 +60,10 @@ NAMED = {
 }
 
 # As in engine/rules.py (a test holds the two together): at what share of its products' rate a layer's forward
-# runs, how much of that time copying may fill, from how many tokens on it is worth a trip, how large a tile of gate
-# and up may be, and below how many seconds of it a step is captured.
-EFFICIENCY, LINK_SHARE, OFFLOAD_FROM, TILE_BYTES, HOST_BOUND = 0.75, 0.95, 1024, 128 << 20, 1e-3
+# runs, how much of that time copying may fill, from how many tokens on it is worth a trip, of how many layers at least
+# gate and up go too, how large a tile of them may be, and below how many seconds of it a step is captured.
+EFFICIENCY, LINK_SHARE, OFFLOAD_FROM, WIDE_FROM = 0.75, 0.95, 1024, 0.25
+TILE_BYTES, HOST_BOUND = 128 << 20, 1e-3
 PRODUCTS = 0.72  # of a card's dense peak, that large products reach
 
 
@@ -79,19 +80,27 @@ def tape_bytes(block: Block, tokens: int, item: int = 2) -> dict[str, int]:
 
 
 @lru_cache(maxsize=64)
-def _moved_and_wide(sizes: tuple[int, ...], budget: float, layers: int) -> tuple[tuple[str, ...], int]:
-    """What every layer moves within a budget of bytes a layer, and how many also move gate and up."""
+def _moved_and_wide(
+    sizes: tuple[int, ...], again: tuple[float, float], seconds: float, link: float, host: float, layers: int
+) -> tuple[tuple[str, ...], int]:
+    """What every layer moves, and how many also move gate and up.
+
+    ``again``: seconds that computing ``middle`` and ``qkv`` again takes; ``host``: bytes for all layers.
+    """
     by_name = dict(zip(NAMES, sizes, strict=True))
     moved = ["input", "attention"]
-    room = budget - sum(by_name[name] for name in moved)
-    for name in ("middle", "qkv"):
-        if by_name[name] <= room:
+    carried = sum(by_name[name] for name in moved)
+    for name, longer in zip(("middle", "qkv"), again, strict=True):
+        more = carried + by_name[name]
+        shows = max(0.0, more / link - seconds) - max(0.0, carried / link - seconds)
+        if shows <= longer and more * layers <= host:
             moved.append(name)
-            room -= by_name[name]
+            carried = more
+    room = min(seconds * link * LINK_SHARE, host / max(layers, 1)) - carried
     wide = 0
     if len(moved) == 4 and room > 0:
         wide = min(layers - 1, int(room * layers // by_name["gate_up"]))
-    return tuple(moved), wide
+    return tuple(moved), wide if wide >= WIDE_FROM * layers else 0
 
 
 def layer_seconds(block: Block, tokens: int, length: int, gpu: GPU) -> float:
@@ -110,10 +119,14 @@ def sloth_policies(
     """
     if gpu.is_cpu or tokens < OFFLOAD_FROM:
         return (NAMED["lean"],) * layers
+    rate, link = EFFICIENCY * PRODUCTS * gpu.tflops_16 * 1e12, gpu.host_gbps * 1e9
+    each = 2.0 * tokens * block.hidden * block.head_dim / rate
+    again = each * block.heads, each * (block.heads + 2 * block.kv_heads)
     sizes = tape_bytes(block, tokens)
-    copied = layer_seconds(block, tokens, length, gpu) * gpu.host_gbps * 1e9 * LINK_SHARE
-    budget = min(copied, host_bytes / max(layers, 1))
-    moved, wide = _moved_and_wide(tuple(sizes[name] for name in NAMES), budget, layers)
+    moved, wide = _moved_and_wide(
+        tuple(sizes[name] for name in NAMES), again, layer_seconds(block, tokens, length, gpu), link,
+        host_bytes, layers,
+    )  # fmt: skip
     policies = [Policy((), moved)] * (layers - 1)
     for n in range(wide):
         policies[n * (layers - 1) // wide] = Policy((), (*moved, "gate_up"))

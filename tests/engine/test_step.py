@@ -5,7 +5,6 @@ import torch
 from families import CONFIGS, adapted_model, batch, step
 
 from sloth_nb.engine import rules
-from sloth_nb.engine.device import DeviceSpeed
 from sloth_nb.engine.policy import activation_bytes
 from sloth_nb.engine.rules import offload_policies
 from sloth_nb.engine.step import CausalStep
@@ -42,8 +41,12 @@ def test_the_manual_step_gives_the_loss_and_gradients_of_autograd(family, policy
 SIZES = activation_bytes(CONFIGS["llama"], 1000)
 
 
-def moved(seconds, host=10**12):
-    return offload_policies(SIZES, seconds, 8, DeviceSpeed(flops=1e12, link=1e9), host)
+LINK = 1e9
+
+
+def moved(seconds, host=10**12, again=0.0):
+    """Of 8 layers whose forward takes so long, over a link of a GB a second."""
+    return offload_policies(SIZES, {"middle": again, "qkv": again}, seconds, 8, LINK, host)
 
 
 def test_a_slow_link_moves_only_inputs_and_attention():
@@ -52,12 +55,24 @@ def test_a_slow_link_moves_only_inputs_and_attention():
     assert policies[-1].host == frozenset() and policies[-1].device == {"input", "attention"}
 
 
+def test_what_takes_longer_to_compute_again_than_it_makes_wait_is_moved():
+    hidden = (SIZES["input"] + SIZES["attention"] + SIZES["middle"] + 0.5 * SIZES["qkv"]) / LINK
+    wait = 0.5 * SIZES["qkv"] / LINK
+    assert moved(hidden, again=0.9 * wait)[0].host == {"input", "attention", "middle"}
+    assert moved(hidden, again=1.1 * wait)[0].host == {"input", "attention", "middle", "qkv"}
+
+
 def test_a_fast_link_moves_everything_and_some_layers_gate_up():
-    seconds = (sum(SIZES.values()) - 0.49 * SIZES["gate_up"]) / (1e9 * rules._LINK_SHARE)
+    seconds = (sum(SIZES.values()) - 0.49 * SIZES["gate_up"]) / (LINK * rules._LINK_SHARE)
     policies = moved(seconds)
     wide = [i for i, p in enumerate(policies) if "gate_up" in p.host]
     assert len(wide) == 4 and wide == [0, 1, 3, 5]
     assert all({"input", "attention", "middle", "qkv"} <= p.held for p in policies)
+
+
+def test_few_wide_layers_are_not_worth_the_memory_of_one():
+    seconds = (sum(SIZES.values()) - 0.8 * SIZES["gate_up"]) / (LINK * rules._LINK_SHARE)
+    assert not any("gate_up" in p.host for p in moved(seconds))
 
 
 def test_a_small_host_moves_no_more_than_it_can_hold():

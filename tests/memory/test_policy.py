@@ -49,7 +49,8 @@ def test_the_rule_for_sloth_is_the_engines(batch, length, host):
     speed = DeviceSpeed(PRODUCTS * H200.tflops_16 * 1e12, H200.host_gbps * 1e9)
     sizes = engine.activation_bytes(CONFIG, tokens)
     seconds = rules._layer_seconds(CONFIG, tokens, length, speed)
-    theirs = offload_policies(sizes, seconds, 32, speed, host)
+    again = rules._seconds_again(CONFIG, tokens, speed)
+    theirs = offload_policies(sizes, again, seconds, 32, speed.link, host)
     assert [(frozenset(p.device), frozenset(p.host)) for p in ours] == [(p.device, p.host) for p in theirs]
 
 
