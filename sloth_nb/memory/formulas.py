@@ -6,8 +6,10 @@ generation); each is a sum of named tensors, and the fullest is the answer.
 
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from sloth_nb.catalog import GPU
+from sloth_nb.memory.caching_allocator import SMALL
 from sloth_nb.memory.estimate import Estimate
 from sloth_nb.memory.generation import generation
 from sloth_nb.memory.layers import LayerCost, layer_cost
@@ -17,6 +19,7 @@ from sloth_nb.memory.moment import Moment, added
 from sloth_nb.memory.notes import notes_on
 from sloth_nb.memory.plain import plain_moments
 from sloth_nb.memory.policy import Policy
+from sloth_nb.memory.unused import Kind, reserved_bytes
 from sloth_nb.memory.weights import Standing, standing
 from sloth_nb.memory.work import Work
 
@@ -32,17 +35,19 @@ def estimate_work(work: Work, gpu: GPU) -> Estimate:
         "optimiser": base.optimiser,
         "libraries": library_bytes(gpu, work.captured(gpu)),
     }
+    runs: list[_Run] = []
     if work.engine == "hf":
         moments, host = plain_moments(work, gpu), 0
     else:
-        moments, host = _engine_moments(work, gpu)
+        runs = _runs(work, gpu)
+        moments, host = _engine_moments(work, gpu, runs), sum(run.count * run.cost.host for run in runs)
     _outliving_gradients(work, gpu, base.gradients, moments)
     moments.append(Moment("optimiser step", _optimiser_step(work, gpu, base)))
     moments += generation(work)
     fullest = max(moments, key=lambda moment: sum(moment.kinds.values()))
 
     kinds = added(steady, fullest.kinds)
-    kinds["fragmentation"] = fragmentation(kinds)
+    kinds["fragmentation"] = _unused(work, runs, steady, kinds) if runs else fragmentation(kinds)
     kinds["context"] = context_bytes(gpu)
     return Estimate(
         work=work,
@@ -55,41 +60,74 @@ def estimate_work(work: Work, gpu: GPU) -> Estimate:
     )
 
 
+# Where the fullest moment is not one that the walk over the large tensors sees (a backward's end, with gradients in
+# the places of other tensors): so much of what comes and goes stays unused at least.
+LEAST = 0.08
+
+
 @dataclass(frozen=True)
 class _Run:
-    """Equal layers one above the other: their cost, how many, and the gradients that each leaves behind."""
+    """Equal layers one above the other: their cost, how many, and the gradients that each leaves behind.
+
+    ``small`` are those of the gradients that are no larger than a MB.
+    """
 
     cost: LayerCost
     count: int
     gradients: int
+    small: int
 
 
-def _engine_moments(work: Work, gpu: GPU) -> tuple[list[Moment], int]:
-    """The moments of our engine's step, and the pinned host memory that its policies take."""
-    runs = _runs(work, gpu)
+def _engine_moments(work: Work, gpu: GPU, runs: list[_Run]) -> list[Moment]:
+    """The moments of our engine's step."""
     held = sum(run.count * run.cost.held for run in runs)
-    hidden = 2 * work.tokens * work.model.shape.hidden
+    shape = work.model.shape
+    hidden = 2 * work.tokens * shape.hidden
     loss = loss_cost(work)
-    moments = [Moment("loss", {"activations": held, "loss": loss.peak, "workspace": hidden})]
+    # cos and sin of every position.
+    turns = 4 * (work.tokens if work.packed else work.length) * shape.blocks[-1].head_dim
+    moments = [
+        Moment("loss", {"activations": held, "loss": loss.peak, "workspace": hidden + turns}),
+    ]
     # The embeddings are the lowest layer's input, and held by their caller as long as the forward runs.
     embeddings = 0 if "input" in work.policies(gpu)[0].device else hidden
     below, done = held, loss.gradient
+    # The gradient of the output arrives and is copied once, to be written to on the way down. The normed states are
+    # the model's output, from which logits can still be made.
+    around = 3 * hidden + turns + 2 * work.tokens * max(run.cost.room for run in runs)
     for run in reversed(runs):
         # Between equal layers memory moves in a straight line: only the ends of a run can be fullest.
         for down in {0, run.count - 1}:
             under, made = below - down * run.cost.held, done + down * run.gradients
             others = under - run.cost.held
-            going = {"activations": others + hidden + embeddings}
+            going = {"activations": others + hidden + embeddings, "workspace": turns}
             moments.append(Moment("forward", added(run.cost.forward, going)))
-            # The gradient of the output arrives and is copied once, to be written to on the way down.
-            coming = {"activations": others, "workspace": 2 * hidden, "gradients": made}
+            coming = {"activations": others, "workspace": around, "gradients": made}
             moments.append(Moment("backward", added(run.cost.backward, coming)))
         below -= run.count * run.cost.held
         done += run.count * run.gradients
     if not work.lora:  # the embedding's gradient is dense; a tied head's waits for it
-        embedding = 2 * work.model.shape.embedding_parameters
-        moments.append(Moment("backward", {"gradients": done + embedding, "workspace": hidden}))
-    return moments, sum(run.count * run.cost.host for run in runs)
+        embedding = 2 * shape.embedding_parameters
+        moments.append(Moment("backward", {"gradients": done + embedding, "workspace": around - hidden}))
+    return moments
+
+
+def _unused(work: Work, runs: list[_Run], steady: dict[str, int], kinds: dict[str, int]) -> int:
+    """Pieces of the allocator's segments that nothing fits into."""
+    joined: list[list[Any]] = []
+    for run in runs:
+        if joined and joined[-1][0].policy == run.cost.policy and joined[-1][0].block is run.cost.block:
+            joined[-1][0], joined[-1][1] = run.cost, joined[-1][1] + run.count
+        else:
+            joined.append([run.cost, run.count])
+    hidden = 2 * work.tokens * work.model.shape.hidden
+    loss = loss_cost(work).parts
+    layers = [Kind(cost.passes, cost.moved, count) for cost, count in joined]
+    large = reserved_bytes(layers, hidden, 2 * work.tokens * max(run.cost.room for run in runs), loss)
+    # Small gradients have segments of their own: the rest's are of no use to them.
+    small = sum(run.count * run.small for run in runs)
+    walked = sum(steady.values()) + large + small - sum(kinds.values())
+    return max(walked, fragmentation(kinds, LEAST))
 
 
 def _runs(work: Work, gpu: GPU) -> list[_Run]:
@@ -101,9 +139,12 @@ def _runs(work: Work, gpu: GPU) -> list[_Run]:
     made: dict[tuple[int, Policy, Policy | None, bool], LayerCost] = {}
     place, below, wide = 0, None, False
     for number, block in enumerate(shape.blocks):
-        gradients = 2 * block.parameters
+        gradients, small = 2 * block.parameters, 0
         if work.lora:
-            gradients = sum(work.rank * (x.inputs + x.outputs) * 4 for owner, x in wrapped if owner is block)
+            sides = [
+                4 * work.rank * n for owner, x in wrapped if owner is block for n in (x.inputs, x.outputs)
+            ]
+            gradients, small = sum(sides), sum(size for size in sides if size <= SMALL)
         for policy, same in groupby(policies[place : place + block.count]):
             count = len(list(same))
             # The lowest of a run has another layer below it than the rest, which matters for what is on its way.
@@ -118,7 +159,7 @@ def _runs(work: Work, gpu: GPU) -> list[_Run]:
                         made[key] = layer_cost(
                             block, work, policy, gpu.capability, tile=tile, below=key[2], wide_below=there
                         )
-                    found.append(_Run(made[key], part, gradients))
+                    found.append(_Run(made[key], part, gradients, small))
             below = policy
         place += block.count
     return found

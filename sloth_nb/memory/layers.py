@@ -1,7 +1,7 @@
-"""One decoder layer's tensors in our engine, forward and backward, as engine/layer.py makes them.
+"""One decoder layer's cost in our engine: what its policy holds, and the fullest moment of each pass.
 
-What a policy holds between the two is the tape; everything else lives inside one layer's pass. Keep this file
-in step with the engine: the dry run, which runs the real code on fake tensors, is the test that it is.
+What a policy holds between forward and backward is the tape; everything else lives inside one layer's pass
+(memory/passes.py).
 """
 
 from dataclasses import dataclass
@@ -10,15 +10,29 @@ from typing import Any
 
 from sloth_nb.catalog import Block, ModelInfo
 from sloth_nb.memory.attention import attention_cost, attention_kernel
+from sloth_nb.memory.passes import backward, forward
 from sloth_nb.memory.policy import Policy, tape_bytes
-from sloth_nb.memory.trace import Held, Trace
 from sloth_nb.memory.work import Work
 
-__all__ = ["LayerCost", "layer_cost"]
+__all__ = ["LayerCost", "Passes", "Sizes", "layer_cost"]
 
 
 # As in engine/linear.py and engine/layer.py.
 ROOM_STEP, RANK_STEP, HOLD_FROM = 64, 8, 1024
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What comes and goes in a layer's two passes (``Trace.events``), and by which numbers the tape goes between.
+
+    ``left`` of the forward are tensors by name, the layer's output among them; ``found`` those that the backward
+    starts with.
+    """
+
+    forward: tuple[int, ...]
+    left: dict[str, int]
+    backward: tuple[int, ...]
+    found: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -29,13 +43,19 @@ class LayerCost:
         held: on the device between forward and backward.
         host: in pinned host memory meanwhile.
         forward, backward: the fullest moment of each pass by kind. A forward's input, a backward's incoming
-            gradient and what other layers hold are not counted in them; the layer's own tape is.
+            gradient and what other layers hold are not counted in them; the layer's own tape and gradients are.
+        passes: both passes, tensor by tensor.
     """
 
     held: int
     host: int
     forward: dict[str, int]
     backward: dict[str, int]
+    passes: Passes
+    block: Block
+    policy: Policy
+    moved: dict[str, int]
+    room: int
 
 
 def layer_cost(
@@ -95,7 +115,7 @@ def _layer_cost(
     below: Policy | None,
     wide_below: bool,
 ) -> LayerCost:
-    sizes = _Sizes(block, work, capability, tile)
+    sizes = Sizes(block, work, capability, tile)
     held = sum(sizes.tape[name] for name in policy.device)
     if "gate_up" in policy.held:
         held += sizes.low_kept
@@ -107,10 +127,14 @@ def _layer_cost(
     passing = {name: sizes.tape[name] for name in below.host} if below else {}
     coming = sum(passing.values())
     leaving = coming - passing.get("gate_up", 0) + (sizes.tape["gate_up"] if wide_below else 0)
-    return LayerCost(held, host, _forward(sizes, policy, leaving), _backward(sizes, policy, coming))
+    up, left = forward(sizes, policy, leaving)
+    down, found = backward(sizes, policy, coming)
+    passes = Passes(tuple(up.events), left, tuple(down.events), found)
+    room = max(sizes.room["down"], sizes.room["output"])
+    return LayerCost(held, host, up.at_peak, down.at_peak, passes, block, policy, moved, room)
 
 
-class _Sizes:
+class Sizes:
     """The byte counts that both passes are made of."""
 
     def __init__(self, block: Block, work: Work, capability: float, tile: int | None):
@@ -159,14 +183,27 @@ class _Sizes:
         self.gate_up = self.ffns * self.ffn + self.tile * self.room["gate_up"] * item
         # With few tokens the MLP's weights are dequantised for each use, not held between them.
         self.holds = tokens > HOLD_FROM
-        self.copies = sum(work.rank * (x.inputs + x.outputs) for x in mine) * item
-        # Gradients of one layer as its backward makes them, and the largest one's product before it is added.
+        self.tiles = -(-tokens // max(self.tile, 1))
+        # Copies of the adapters in 16 bits, and the gradients: of an adapter's A and B, or of the whole weights.
+        # The A of a group stand one upon the other.
+        pieces: dict[str, list[int]] = {group: [] for group in groups}
+        self.copies: list[int] = []
         if work.lora:
-            self.gradients = 2 * self.copies
-            self.product = max((work.rank * max(x.inputs, x.outputs) * 4 for x in mine), default=0)
+            for linear in mine:
+                pieces[_group(linear.name)].append(work.rank * linear.outputs)
+            for group, rank in self.ranks.items():
+                if rank:
+                    stacked = rank * sides[group][0]
+                    self.copies += [item * size for size in (stacked, *pieces[group])]
+                    pieces[group].append(stacked)
         else:
-            self.gradients = 2 * block.parameters
-            self.product = max((x.weights for x in block.linears), default=0) * item
+            for linear in block.linears:
+                pieces[_group(linear.name)].append(linear.weights)
+            pieces["gate_up"] += [block.expert_weights] if block.expert_weights else []
+        self.gradients = {
+            group: [size * (4 if work.lora else item) for size in sizes] for group, sizes in pieces.items()
+        }
+        self.adds = not work.lora or capability >= 8.0
 
     def low(self, group: str, tokens: int) -> int:
         """The low-rank input of a group's projections, or its gradient."""
@@ -180,10 +217,6 @@ class _Sizes:
         """The room for it beside something of this many tokens."""
         return tokens * self.room[group] * self.item
 
-    def normed(self, group: str, tokens: int) -> int:
-        """A group's normed input with what stands beside it, and the reciprocals of its norm."""
-        return tokens * ((self.block.hidden + self.room[group]) * self.item + 4)
-
 
 @cache
 def _group(name: str) -> str:
@@ -193,129 +226,3 @@ def _group(name: str) -> str:
     if name in ("o_proj", "out_proj"):
         return "output"
     return "down" if name in ("down_proj", "fc2") else "gate_up"
-
-
-def _attend(trace: Trace, s: _Sizes, tape: dict[str, Held | None]) -> None:
-    """The attention half: puts on the tape what isn't there yet."""
-    if "qkv" not in tape:
-        normed = trace.take("workspace", s.normed("qkv", s.tokens))
-        weight = trace.take("dequantised", s.buffer["qkv"])
-        tape["qkv"] = trace.take("workspace", s.tape["qkv"])
-        tape["low qkv"] = trace.take("workspace", s.low("qkv", s.tokens))
-        trace.free(normed, weight)
-    if "attention" not in tape:
-        heads = trace.take("workspace", s.query + s.narrow if s.block.qk_norm else 0)
-        tape["attention"] = trace.take("workspace", s.tape["attention"])
-        trace.touch("attention", s.attention.forward)
-        trace.free(heads)
-    if "middle" not in tape:
-        weight = trace.take("dequantised", s.buffer["output"])
-        tape["middle"] = trace.take("workspace", s.hidden)
-        tape["low output"] = trace.take("workspace", s.low("output", s.tokens))
-        if s.block.post_norms:
-            trace.touch("workspace", s.hidden + s.rows)
-        trace.free(weight)
-
-
-def _forward(s: _Sizes, policy: Policy, leaving: int) -> dict[str, int]:
-    trace, tape = Trace(), {}  # type: ignore[var-annotated]
-    trace.take("activations", leaving)
-    trace.take("workspace", s.copies)
-    _attend(trace, s, tape)
-    # The output takes the middle's place, unless that is held.
-    trace.take("workspace", s.hidden if "middle" in policy.held else 0)
-    whole = "gate_up" in policy.held
-    trace.take("workspace", s.tape["gate_up"] + s.low_kept if whole else 0)
-    trace.free(tape["low qkv"], tape["low output"])  # kept, they are counted with gate and up
-    trace.take("workspace", s.normed("gate_up", s.tile))
-    weight = trace.take("dequantised", s.buffer["gate_up"])
-    trace.take("workspace", 0 if whole else s.gate_up)
-    trace.take("workspace", s.apart("gate_up", s.tile))
-    if not s.holds:
-        trace.free(weight)
-    trace.take("workspace", s.gated)  # the activation
-    trace.take("dequantised", s.buffer["down"])
-    trace.take("workspace", s.apart("down", s.tile) + (2 * s.tile_hidden if s.block.post_norms else 0))
-    return trace.at_peak
-
-
-def _backward(s: _Sizes, policy: Policy, coming: int) -> dict[str, int]:
-    trace = Trace()
-    tape = {name: trace.take("activations", s.tape[name]) for name in policy.held}
-    kept = "gate_up" in policy.held
-    low_kept = trace.take("activations", s.low_kept if kept else 0)
-    trace.take("activations", coming)
-    trace.take("workspace", s.copies)
-    trace.take("gradients", s.gradients if s.work.lora else 0)
-    _attend(trace, s, tape)
-    weights = _mlp_backward(trace, s, kept)
-    trace.free(*weights, tape.pop("gate_up", None), tape.pop("middle"))
-    _attention_backward(trace, s, tape, kept)
-    trace.free(low_kept)
-    return trace.at_peak
-
-
-def _mlp_backward(trace: Trace, s: _Sizes, kept: bool) -> list[Held | None]:
-    """One tile; leaves the weights that the next one would use."""
-    wide = down = gate_up = low = None
-    normed = trace.take("workspace", s.normed("gate_up", s.tile))
-    if not kept:
-        gate_up = trace.take("workspace", s.gate_up)
-        wide = trace.take("dequantised", s.buffer["gate_up"])
-        low = trace.take("workspace", s.apart("gate_up", s.tile))
-    if not s.holds:
-        trace.free(wide)
-        wide = None
-    extra = []
-    if s.block.post_norms:
-        extra = [trace.take("workspace", s.gated)]
-        down = trace.take("dequantised", s.buffer["down"])
-        m = trace.take("workspace", s.tile_hidden)
-        if not s.holds:
-            trace.free(down)
-            down = None
-        trace.touch("workspace", s.tile_hidden + s.tile * 4)  # its norm, made again
-        extra.append(trace.take("workspace", s.tile_hidden + s.beside("down", s.tile) + s.tile * 4))
-        trace.free(m)
-    low_grad = trace.take("workspace", s.apart("down", s.tile))
-    down = down or trace.take("dequantised", s.buffer["down"])
-    dh = trace.take("workspace", s.ffn)
-    if not s.holds:
-        trace.free(down)
-        down = None
-    low_input = trace.take("workspace", 0 if kept else s.low("down", s.tile))
-    trace.touch("gradients", s.product)
-    trace.free(dh, low_grad, low_input, *extra)
-    low_grad = trace.take("workspace", s.apart("gate_up", s.tile))
-    trace.touch("gradients", s.product)
-    last = wide or trace.take("dequantised", s.buffer["gate_up"])
-    trace.touch("workspace", s.tile_hidden)
-    trace.free(low_grad, low, gate_up, normed)
-    if s.holds:
-        return [last, down]
-    trace.free(last)
-    return []
-
-
-def _attention_backward(trace: Trace, s: _Sizes, tape: dict[str, Held | None], kept: bool) -> None:
-    weight = trace.take("dequantised", s.buffer["output"])
-    there = kept or "low output" in tape
-    low = trace.take("workspace", (0 if there else s.low("output", s.tokens)) + s.apart("output", s.tokens))
-    post = 2 * s.hidden + s.beside("output", s.tokens) if s.block.post_norms else 0
-    grown = trace.take("workspace", post)
-    dattention = trace.take("workspace", s.query)
-    trace.touch("gradients", s.product)
-    trace.free(weight, grown)
-    heads = trace.take("workspace", s.query + s.narrow if s.block.qk_norm else 0)
-    parts = trace.take("workspace", s.qkv)  # dq, dk, dv
-    trace.touch("attention", s.attention.backward)
-    trace.free(dattention, heads, tape.pop("attention"))
-    out = trace.take("workspace", s.qkv + s.beside("qkv", s.tokens))  # side by side
-    trace.free(parts, tape.pop("qkv"))
-    normed = trace.take("workspace", s.normed("qkv", s.tokens))
-    there = kept or "low qkv" in tape
-    lows = trace.take("workspace", (0 if there else s.low("qkv", s.tokens)) + s.apart("qkv", s.tokens))
-    trace.touch("gradients", s.product)
-    weight = trace.take("dequantised", s.buffer["qkv"])
-    trace.touch("workspace", s.hidden)
-    trace.free(weight, lows, normed, out, low)

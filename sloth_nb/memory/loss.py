@@ -9,10 +9,11 @@ __all__ = ["LossCost", "chunk_rows", "loss_cost"]
 
 @dataclass(frozen=True)
 class LossCost:
-    """``peak`` while it runs, ``gradient`` of a trained head, which stays."""
+    """``peak`` while it runs, ``gradient`` of a trained head, which stays; ``parts``: tensors beside hidden states."""
 
     peak: int
     gradient: int
+    parts: tuple[int, ...]
 
 
 def chunk_rows(rows: int, vocab: int, budget: int) -> int:
@@ -34,8 +35,8 @@ def loss_cost(work: Work) -> LossCost:
     rows = chunk_rows(work.tokens, shape.vocab, work.loss_chunk)
     chunk = 2 * rows * shape.vocab
     if work.lora:
-        return LossCost(2 * hidden + chunk, 0)
+        return LossCost(2 * hidden + chunk, 0, (chunk,))
     # A trained head's gradient is summed over the chunks in fp32 and rounded at the end: both exist then.
     head = shape.head_parameters
     summed = (4 if rows < work.tokens else 2) * head
-    return LossCost(2 * hidden + max(chunk + summed, summed + 2 * head), 2 * head)
+    return LossCost(2 * hidden + max(chunk + summed, summed + 2 * head), 2 * head, (chunk, summed))

@@ -14,15 +14,15 @@ from sloth_nb.memory.estimate import GB, Estimate
 from sloth_nb.memory.formulas import estimate_work
 from sloth_nb.memory.layers import layer_cost
 from sloth_nb.memory.policy import NAMED, Policy
-from sloth_nb.memory.speed import CONTENTION, layer_time, step_seconds
+from sloth_nb.memory.speed import layer_time, step_seconds
 from sloth_nb.memory.work import Work
 
 __all__ = ["Plan", "fitted_policies", "plan"]
 
 # The formulas may be a few percent low, and the allocator needs some air.
-SAFETY = 0.03
+SAFETY = 0.05
 # A plan that leaves more of its budget than this unspent is looked at in smaller steps.
-SPENT = 0.95
+SPENT = 0.93
 MOVING = tuple(name for name, policy in NAMED.items() if policy.host)
 TILES = ("auto", 2048)
 CHUNKS = (256 << 20, 64 << 20)
@@ -135,9 +135,7 @@ def _hull(work: Work, budget: Budget, moving: str | None) -> tuple[str, ...]:
         tile = work.tile((policy,), budget.gpu)
         cost = layer_cost(block, work, policy, budget.gpu.capability, tile=tile)
         time = layer_time(block, work, policy, budget.gpu, tile)
-        link = 2 * time.link / (budget.gpu.host_gbps * 1e9)
-        shown = max(time.seconds, link) + CONTENTION * link
-        points.append((cost.held, shown, name))
+        points.append((cost.held, time.alone(budget.gpu.host_gbps * 1e9), name))
     points.sort()
     hull: list[tuple[int, float, str]] = []
     for point in points:

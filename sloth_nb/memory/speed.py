@@ -15,54 +15,76 @@ __all__ = ["LayerTime", "layer_time", "step_seconds"]
 ATTENTION = 0.45
 LOW_RANK = 0.20  # products with a side of a few dozen
 MEMORY = 0.80
-LAUNCH = 5e-6
+# What a launch takes at least: replayed from a graph, or by Python, op by op (H200 rows of few tokens).
+REPLAYED, LAUNCHED = 5e-6, 55e-6
 CONTENTION = 0.1  # copies beside the arithmetic still cost it this share of their time
-LAUNCHES = {"forward": 24, "backward": 56}
+# Of a layer's two passes: without adapters, by those, by norms after each half.
+LAUNCHES = {"layer": 40, "adapters": 40, "post norms": 24}
 
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Seconds of one layer, both passes together, and bytes that it sends over the link each way."""
+    """Seconds of one layer's passes, and bytes that it sends over the link and back again.
 
-    seconds: float
-    link: int
+    ``narrow`` of them leave during the next layer's forward, ``wide`` ones (gate and up) piece by piece during those
+    up to the next layer that sends some; both come back during the backward of the layer above.
+    """
+
+    forward: float
+    backward: float
+    narrow: int
+    wide: int
+
+    def alone(self, link: float) -> float:
+        """Seconds of such a layer among its like; ``link`` is in bytes a second."""
+        sent = (self.narrow + self.wide) / link
+        return max(self.forward, sent) + max(self.backward, sent) + CONTENTION * 2 * sent
 
 
 def layer_time(block: Block, work: Work, policy: Policy, gpu: GPU, tile: int | None = None) -> LayerTime:
     """One layer of this block under one policy."""
     tokens = block.positions * work.sequences if block.positions else work.tokens
-    rate = PRODUCTS * gpu.tflops_16 * 1e12
-    bandwidth = MEMORY * gpu.bandwidth * 1e9
     query, narrow = block.heads * block.head_dim, block.kv_heads * block.head_dim
     ffns = 2 if block.gated else 1
     held = policy.held
 
     weights = block.linear_weights + block.expert_weights * block.experts_per_token // max(block.experts, 1)
-    products = (3 if work.method == "full" else 2) * 2 * tokens * weights
     again = {
         "qkv": block.hidden * (query + 2 * narrow),
         "middle": query * block.hidden,
         "gate_up": ffns * block.hidden * block.active_ffn,
     }
-    products += sum(2 * tokens * size for name, size in again.items() if name not in held)
-    # Causal attention: half of the square. Its backward is two and a half forwards.
-    scores = 2 * tokens * work.length * query
-    scores *= 3.5 if "attention" in held else 4.5
-    low_rank = 0.0
+    missing = {name: size for name, size in again.items() if name not in held}
+    # Each number is of the (forward, backward). Causal attention does half of the square; its backward is two and a
+    # half forwards.
+    products = (weights, (2 if work.method == "full" else 1) * weights + sum(missing.values()))
+    scores = (1.0, 2.5 if "attention" in held else 3.5)
+    low_rank = 0
     if work.lora:
         mine = [x for owner, x in work.model.shape.adapted(work.targets) if owner is block]
-        low_rank = 12 * tokens * work.rank * sum(x.inputs + x.outputs for x in mine)
-    moved = 2 * tokens * (30 * block.hidden + 8 * query + 12 * block.active_ffn)
-    if work.method in ("qlora", "lora-8bit"):
-        missing = sum(size for name, size in again.items() if name not in held and name != "gate_up")
-        moved += 2.5 * (2 * block.linear_weights + missing)
-    seconds = products / rate + scores / (ATTENTION * gpu.tflops_16 * 1e12)
-    seconds += low_rank / (LOW_RANK * gpu.tflops_16 * 1e12) + moved / bandwidth
+        low_rank = 4 * tokens * work.rank * sum(x.inputs + x.outputs for x in mine)
+    moved = 2 * tokens * (10 * block.hidden + 3 * query + 4 * block.active_ffn)
+    small = 2.5 * (work.method in ("qlora", "lora-8bit"))
+    unpacked = (
+        block.linear_weights,
+        block.linear_weights + sum(missing.values()) - missing.get("gate_up", 0),
+    )
     tiles = -(-tokens // tile) if tile else 1
-    launches = LAUNCHES["forward"] + LAUNCHES["backward"] + (5 - len(held)) * 4 + (tiles - 1) * 24
+    launches = LAUNCHES["layer"] + (5 - len(held)) * 4 + (tiles - 1) * 24
+    launches += LAUNCHES["adapters"] * work.lora + LAUNCHES["post norms"] * block.post_norms
+    launched = 0.0 if gpu.is_cpu else launches * (REPLAYED if work.captured(gpu) else LAUNCHED)
+
+    rate, bandwidth = gpu.tflops_16 * 1e12, MEMORY * gpu.bandwidth * 1e9
+    passes = []
+    for way, share in ((0, 1), (1, 2)):
+        seconds = 2 * tokens * products[way] / (PRODUCTS * rate)
+        seconds += 2 * tokens * work.length * query * scores[way] / (ATTENTION * rate)
+        seconds += share * low_rank / (LOW_RANK * rate)
+        seconds += (share * moved + small * unpacked[way]) / bandwidth
+        passes.append(max(seconds, launched * share / 3))
     sizes = tape_bytes(block, tokens)
-    link = sum(sizes[name] for name in policy.host)
-    return LayerTime(max(seconds, 0.0 if gpu.is_cpu else launches * LAUNCH), link)
+    wide = sizes["gate_up"] if "gate_up" in policy.host else 0
+    return LayerTime(*passes, sum(sizes[name] for name in policy.host) - wide, wide)
 
 
 def step_seconds(work: Work, gpu: GPU) -> float:
@@ -72,21 +94,36 @@ def step_seconds(work: Work, gpu: GPU) -> float:
     tile = work.tile(policies, gpu)
     made: dict[tuple[int, Policy], LayerTime] = {}
     going = iter(policies)
-    layers, link = 0.0, 0
+    times: list[LayerTime] = []
     for number, block in enumerate(shape.blocks):
         for _ in range(block.count):
             key = (number, next(going))
             if key not in made:
                 made[key] = layer_time(block, work, key[1], gpu, tile)
-            layers += made[key].seconds
-            link += made[key].link
-    # Copies run beside the arithmetic; what the whole pass can't hide shows.
-    copies = 2 * link / (gpu.host_gbps * 1e9)
-    layers = max(layers, copies) + CONTENTION * copies
+            times.append(made[key])
+    layers = _both_passes(times, gpu.host_gbps * 1e9)
     head = 3 * 2 * work.tokens * shape.hidden * shape.vocab / (PRODUCTS * gpu.tflops_16 * 1e12)
     chunks = -(-work.tokens * shape.vocab * 2 // work.loss_chunk)
-    head += chunks * 8 * LAUNCH
+    head += chunks * 8 * REPLAYED
     if work.embedding_offload:
         head += 2 * work.tokens * shape.hidden / (gpu.host_gbps * 1e9) + 1e-4
     trained = shape.parameters if not work.lora else 0
     return work.accumulation * (layers + head) + 20 * trained / (MEMORY * gpu.bandwidth * 1e9) + 2e-3
+
+
+def _both_passes(times: list[LayerTime], link: float) -> float:
+    """All layers' seconds, each beside the copies that go on meanwhile: the slower of the two is what shows."""
+    senders = [i for i, time in enumerate(times) if time.wide]
+    pieces = {i: max(1, j - i - 1) for i, j in zip(senders, [*senders[1:], len(times)], strict=False)}
+    total, leaving, piece, left = 0.0, 0.0, 0.0, 0
+    for i, time in enumerate(times):
+        total += max(time.forward, leaving / link)
+        if time.wide:
+            piece, left = time.wide / pieces[i], pieces[i]
+        leaving = time.narrow + (piece if left else 0.0)
+        left = max(0, left - 1)
+    total += leaving / link
+    coming = [0, *(time.narrow + time.wide for time in times)]
+    total += sum(max(time.backward, below / link) for time, below in zip(times, coming, strict=False))
+    # What comes back first finds nothing to hide behind; and all of it costs the arithmetic beside it something.
+    return total + coming[-1] / link + CONTENTION * 2 * sum(coming) / link

@@ -66,11 +66,11 @@ ROWS: list[tuple[str, str, list[tuple[int, int, Any, dict[str, Any]]]]] = [
 # name, [(batch, length, GB)]: mostly one long sequence, kept whole larger than its budget, because a batch can be
 # cut into micro-steps that fit; three that can be. Each model is made once; every cap comes early.
 PLANS: list[tuple[str, list[tuple[int, int, float]]]] = [
-    ("llama-3.1-8b", [(1, 8192, 8), (1, 8192, 16), (8, 2048, 16), (1, 8192, 24), (1, 16384, 40)]),
-    ("qwen3-14b", [(1, 17408, 80), (1, 9216, 40)]),
     ("qwen3-4b", [(1, 6144, 8), (1, 12288, 24), (2, 8192, 16)]),
+    ("llama-3.1-8b", [(1, 8192, 16), (8, 2048, 16), (1, 8192, 24), (1, 16384, 40)]),
+    ("qwen3-14b", [(1, 15360, 80), (1, 9216, 40)]),
+    ("llama-3.2-1b", [(1, 16384, 8), (4, 4096, 8)]),
     ("phi-4", [(1, 6144, 24)]),
-    ("llama-3.2-1b", [(4, 4096, 8)]),
 ]
 # Of the plans that the model thinks next fastest, so many are tried beside the chosen one.
 NEAREST = 3

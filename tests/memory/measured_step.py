@@ -47,6 +47,7 @@ class Card:
 
         gc.collect()
         torch.cuda.synchronize()
+        torch._C._cuda_clearCublasWorkspaces()  # or a capture's would stay for all that comes after it
         torch.cuda.empty_cache()
         if psutil.virtual_memory().percent > 60:
             torch.accelerator.memory.empty_host_cache()

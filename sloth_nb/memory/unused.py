@@ -1,0 +1,121 @@
+"""What the caching allocator reserves beyond the tensors: a step's large tensors, walked through its rules.
+
+Best fit cuts long-lived tensors (a layer's output, its attention) out of the segments that wider short-lived ones
+(a dequantised weight, an MLP's activation) have just left; what remains of such a segment fits nothing, and the next
+layer's wide tensor takes a new one. That happens anew in each layer, so a few layers of a kind tell of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sloth_nb.memory.caching_allocator import SMALL, Block, CachingAllocator
+
+if TYPE_CHECKING:
+    from sloth_nb.memory.layers import Passes
+
+__all__ = ["Kind", "reserved_bytes"]
+
+# So many layers of a kind are walked through. Twice six of them tell how the rest goes on: the pattern may repeat
+# every second or third, and what happens once is not what goes on. Downwards fewer are enough: nothing is kept there.
+LAYERS, PERIOD, DOWN = 14, 6, 3
+
+
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """Equal layers one above the other: their passes, the bytes of what they move to the host, how many there are."""
+
+    passes: Passes
+    host: dict[str, int]
+    count: int
+
+
+def reserved_bytes(kinds: Sequence[Kind], hidden: int, room: int, loss: Sequence[int]) -> int:
+    """What the large tensors of one step make the allocator reserve.
+
+    Args:
+        kinds: bottom to top.
+        hidden: bytes of the hidden states. room: that the gradient has beside it.
+        loss: bytes of what the loss makes beside the hidden states' gradient.
+    """
+    step = _Step(hidden)
+    more = 0.0
+    for kind in kinds:
+        marks = []
+        for _ in range(min(kind.count, LAYERS)):
+            step.up(kind)
+            marks.append(step.allocator.reserved)
+        if kind.count > LAYERS:
+            last, middle, first = marks[-1], marks[-1 - PERIOD], marks[-1 - 2 * PERIOD]
+            more += (kind.count - LAYERS) * min(last - middle, middle - first) / PERIOD
+    step.turn(hidden, room, loss)
+    step.down()
+    return int(step.allocator.reserved_peak + more)
+
+
+class _Step:
+    """One step over the layers that are walked through."""
+
+    def __init__(self, hidden: int) -> None:
+        self.allocator = CachingAllocator()
+        # Small tensors are not followed: theirs are None.
+        self.x = self.allocator.allocate(hidden) if hidden > SMALL else None
+        self.leaving: list[Block] = []
+        self.tapes: list[tuple[Kind, dict[str, Block]]] = []
+
+    def up(self, kind: Kind) -> None:
+        """One layer's forward, and what becomes of its tape."""
+        blocks = self._walk(kind.passes.forward, [])
+        tape = {name: blocks[number] for name, number in kind.passes.left.items()}
+        out = tape.pop("out", None)
+        if self.x is not None:
+            tape["input"] = self.x
+        for block in self.leaving:
+            self.allocator.free(block)
+        self.leaving = [tape.pop(name) for name in kind.host if name in tape]
+        self.tapes.append((kind, tape))
+        self.x = out
+
+    def turn(self, hidden: int, room: int, loss: Sequence[int]) -> None:
+        """The last norm, the loss, and the gradient of the layers' output."""
+        take, free = self.allocator.allocate, self.allocator.free
+        for block in self.leaving:
+            free(block)
+        take(hidden)  # the normed states, which the model's output holds
+        made = [take(size) for size in loss]
+        gradient = take(hidden)
+        for block in made:
+            free(block)
+        take(hidden)
+        free(gradient)
+        if self.x is not None:
+            free(self.x)
+        take(hidden + room)
+
+    def down(self) -> None:
+        """The backward of the uppermost layers."""
+        self._call(len(self.tapes) - 1)
+        for place in range(len(self.tapes) - 1, max(len(self.tapes) - 1 - DOWN, -1), -1):
+            if place:
+                self._call(place - 1)
+            kind, tape = self.tapes[place]
+            self._walk(kind.passes.backward, [tape[name] for name in kind.passes.found])
+
+    def _call(self, place: int) -> None:
+        """What a layer moved to the host comes back."""
+        kind, tape = self.tapes[place]
+        for name, size in kind.host.items():
+            if name in kind.passes.found:
+                tape[name] = self.allocator.allocate(size)
+
+    def _walk(self, events: Sequence[int], blocks: list[Block | None]) -> list[Block | None]:
+        take, free = self.allocator.allocate, self.allocator.free
+        for event in events:
+            if event >= 0:
+                blocks.append(take(event))
+            else:
+                free(blocks[~event])
+                blocks[~event] = None
+        return blocks
