@@ -1,8 +1,8 @@
 """The dry run: a real step of the real code on fake tensors. Seconds, no weights, no GPU.
 
 Equal layers take equal memory, so only the different ones are run: the first, the last and one of each kind
-between, under each policy. What a step's stretch over one layer adds and how far it rises is then put together for
-all layers. Imports torch and transformers when it is called.
+between, under each policy. What comes and goes in a step's stretch over one layer is then replayed for all layers,
+through the rules of torch's allocator. Imports torch and transformers when it is called.
 """
 
 from __future__ import annotations
@@ -16,23 +16,25 @@ from typing import TYPE_CHECKING, Any
 
 from sloth_nb.catalog import GPU
 from sloth_nb.errors import ModelError, TrainingError
+from sloth_nb.memory.caching_allocator import CachingAllocator
 from sloth_nb.memory.estimate import Estimate
 from sloth_nb.memory.formulas import estimate_work
-from sloth_nb.memory.libraries import MOVING, fragmentation, library_bytes
-from sloth_nb.memory.trace import rounded
+from sloth_nb.memory.libraries import MOVING, library_bytes
 from sloth_nb.memory.weights import standing
+from sloth_nb.memory.whole_step import Stretch, WholeStep
 from sloth_nb.memory.work import Work
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from sloth_nb.memory.fake_allocator import FakeAllocator, Stretch
+    from sloth_nb.memory.fake_allocator import FakeAllocator
 
 __all__ = ["dry_run"]
 
 # Layers at either end of a run of one policy that are run themselves: what is on its way to or from the host
 # reaches one layer further.
 EDGE = 2
+STEPS = 2
 
 
 def dry_run(work: Work, gpu: GPU) -> Estimate:
@@ -59,15 +61,11 @@ def dry_run(work: Work, gpu: GPU) -> Estimate:
     chosen, stands_for = _sample(work.policies(gpu), kinds)
     with ExitStack() as stack:
         allocator = _enter(stack, gpu)
-        stretches, per_parameter = _run(work, gpu, config, chosen, allocator)
-    base = standing(work)
-    start = base.weights + base.adapters + base.optimiser
-    start += base.gradients * ((work.accumulation > 1) + work.captured(gpu))
-    peak, end, moment = _put_together(start, stretches, stands_for)
-    step = end + int(per_parameter * base.trainable)
-    if step > peak:
-        peak, moment = step, "optimiser step"
-    return _explained(estimate_work(work, gpu), peak + library_bytes(gpu, work.captured(gpu)), moment)
+        stretches, optimised = _run(work, gpu, config, chosen, stands_for, allocator)
+    allocator, moment = _replayed(
+        work, gpu, WholeStep(stretches, stands_for, buffers=work.captured(gpu)), optimised
+    )
+    return _explained(estimate_work(work, gpu), allocator, moment)
 
 
 def _sample(policies: tuple[Any, ...], kinds: tuple[str, ...]) -> tuple[list[int], list[int]]:
@@ -112,9 +110,9 @@ def _pretending(gpu: GPU) -> Iterator[None]:
 
 
 def _run(
-    work: Work, gpu: GPU, config: Any, chosen: list[int], allocator: FakeAllocator
-) -> tuple[list[Stretch], float]:
-    """One micro-step on the chosen layers, in stretches; and how far the optimiser's step rises, per parameter."""
+    work: Work, gpu: GPU, config: Any, chosen: list[int], stands_for: list[int], allocator: FakeAllocator
+) -> tuple[list[Stretch], list[int]]:
+    """One micro-step on the chosen layers, in stretches; and what the optimiser's step makes for the whole model."""
     from sloth_nb.memory.fake_model import decoder_layers, fake_model
 
     model = fake_model(work, config, chosen)
@@ -122,16 +120,47 @@ def _run(
     inputs = _inputs(work)
     for last in (False, True) if work.accumulation > 1 else (True,):
         allocator.mark("begin")
-        model(**inputs).loss.backward()
+        output = model(**inputs)  # held by its caller, as in a loop written by hand
+        output.loss.backward()
         gc.collect()
         allocator.mark(None)
+        del output
         if not last:
             allocator.stretches.clear()
     trained = [p for p in model.parameters() if p.requires_grad]
     stretches = list(allocator.stretches)
-    if work.captured(gpu):
-        stretches = [_into_buffers(stretch, decoder_layers(model)) for stretch in stretches]
-    return stretches, _optimise(work, trained, allocator) / max(sum(p.numel() for p in trained), 1)
+    each = _optimise(work, trained, allocator) / max(sum(p.numel() for p in trained), 1)
+    if not each:
+        return stretches, []
+    layers = [[p.numel() for p in layer.parameters() if p.requires_grad] for layer in decoder_layers(model)]
+    inside = {id(p) for layer in decoder_layers(model) for p in layer.parameters()}
+    counts = [p.numel() for p in trained if id(p) not in inside]
+    counts += [count for place in stands_for for count in layers[place]]
+    return stretches, [int(each * count) for count in counts]
+
+
+def _replayed(work: Work, gpu: GPU, step: WholeStep, optimised: list[int]) -> tuple[CachingAllocator, str]:
+    """The allocator after two steps, and the fullest moment: the second finds the first's segments."""
+    allocator, base = CachingAllocator(), standing(work)
+    gradients = base.gradients * ((work.accumulation > 1) + work.captured(gpu))
+    for size in (base.weights, base.adapters, base.optimiser, gradients):
+        if size:
+            allocator.allocate(size)
+    workspaces = 3 if work.captured(gpu) else 2
+    for _ in range(workspaces):
+        allocator.allocate(library_bytes(gpu, work.captured(gpu)) // workspaces)
+    moment = "forward"
+    for _ in range(STEPS):
+        peak = allocator.allocated_peak
+        fullest, left = step.run(allocator)
+        if allocator.allocated_peak > peak:
+            moment, peak = fullest, allocator.allocated_peak
+        made = [allocator.allocate(size) for size in optimised]
+        if allocator.allocated_peak > peak:
+            moment = "optimiser step"
+        for block in [*made, *left]:
+            allocator.free(block)
+    return allocator, moment
 
 
 def _inputs(work: Work) -> dict[str, Any]:
@@ -187,16 +216,6 @@ def _install(model: nn.Module, work: Work, gpu: GPU, chosen: list[int], mark: Ca
         layer.backward = marked(layer.backward, ("backward", place))
 
 
-def _into_buffers(stretch: Stretch, layers: nn.ModuleList) -> Stretch:
-    """As a captured step has it, whose gradients go where room for them is kept."""
-    way, place = stretch.name if isinstance(stretch.name, tuple) else (None, 0)
-    if way != "backward":
-        return stretch
-    trained = [p for p in layers[place].parameters() if p.requires_grad]
-    made = sum(rounded(p.numel() * p.element_size()) for p in trained)
-    return replace(stretch, growth=stretch.growth - made, rise=max(0, stretch.rise - made))
-
-
 def _optimise(work: Work, parameters: list[Any], allocator: FakeAllocator) -> int:
     """What an optimiser's step makes besides its states, by torch's own where it is torch's."""
     import torch
@@ -213,23 +232,9 @@ def _optimise(work: Work, parameters: list[Any], allocator: FakeAllocator) -> in
     return allocator.stretches[-1].rise
 
 
-def _put_together(start: int, stretches: list[Stretch], stands_for: list[int]) -> tuple[int, int, str]:
-    """The peak of the whole model's step, what is live at its end, and the moment of the peak."""
-    by_name = {stretch.name: stretch for stretch in stretches}
-    order: list[tuple[str, Any]] = [("forward", "begin")]
-    order += [("forward", ("forward", place)) for place in stands_for]
-    order += [("backward", ("backward", place)) for place in reversed(stands_for)]
-    live, peak, moment = start, start, "forward"
-    for name, key in order:
-        stretch = by_name[key]
-        if live + stretch.rise > peak:
-            peak, moment = live + stretch.rise, name
-        live += stretch.growth
-    return peak, live, moment
-
-
-def _explained(quick: Estimate, tensors: int, moment: str) -> Estimate:
+def _explained(quick: Estimate, allocator: CachingAllocator, moment: str) -> Estimate:
     """The formulas' kinds under the dry run's sum: what stands stays, what moves is scaled to it."""
+    tensors = allocator.allocated_peak
     kinds = {kind: size for kind, size in quick.kinds.items() if kind != "fragmentation"}
     moving = [kind for kind in MOVING if kind in kinds]
     stands = sum(size for kind, size in kinds.items() if kind not in (*moving, "context"))
@@ -238,5 +243,6 @@ def _explained(quick: Estimate, tensors: int, moment: str) -> Estimate:
         kinds[kind] = kinds[kind] * max(tensors - stands, 0) // before
     largest = max(moving or ["weights"], key=lambda kind: kinds[kind])
     kinds[largest] += tensors - sum(size for kind, size in kinds.items() if kind != "context")
-    kinds["fragmentation"] = fragmentation(kinds)
+    kinds["fragmentation"] = allocator.reserved_peak - tensors
+    kinds = {kind: size for kind, size in kinds.items() if size}
     return replace(quick, kinds=kinds, moment=moment, depth="dry run")

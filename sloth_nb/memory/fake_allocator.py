@@ -1,13 +1,11 @@
-"""Counts the bytes of live storages while torch runs on fake tensors: torch's allocator, pretended.
+"""Writes down what torch's allocator would be asked for while torch runs on fake tensors.
 
-Sizes are whole 512s as the real one's. What a library kernel takes for itself while it runs is added from the
-formulas' table, because no Python sees it.
+What a library kernel takes for itself while it runs is added from the formulas' table, because no Python sees it.
 """
 
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,8 +16,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from sloth_nb.catalog import Block
 from sloth_nb.memory.attention import attention_cost
+from sloth_nb.memory.whole_step import Stretch
 
-__all__ = ["FakeAllocator", "Stretch"]
+__all__ = ["FakeAllocator"]
 
 aten = torch.ops.aten
 _BACKWARDS = {
@@ -29,46 +28,40 @@ _BACKWARDS = {
 }
 
 
-@dataclass
-class Stretch:
-    """Between two marks: by how much memory grew, and how far above its start it rose meanwhile."""
-
-    name: Any
-    growth: int
-    rise: int
-
-
 class FakeAllocator(TorchDispatchMode):
-    """``live`` bytes now and ``peak`` since the last mark. ``stretches`` between marks."""
+    """Writes down which storages come and go: ``stretches`` of events, one between two marks."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = self.peak = 0
         self.stretches: list[Stretch] = []
-        self._open: tuple[Any, int] | None = None
+        self._open: Stretch | None = None
         self._known = WeakIdKeyDictionary()
+        self._count = 0
 
     def mark(self, name: Any) -> None:
         """Ends the stretch before and begins one of this name; None begins none."""
-        if self._open is not None:
-            before, start = self._open
-            self.stretches.append(Stretch(before, self.live - start, self.peak - start))
-        self._open = None if name is None else (name, self.live)
-        self.peak = self.live
+        self._open = None
+        if name is not None:
+            self._open = Stretch(name)
+            self.stretches.append(self._open)
 
     def _add(self, tensor: Tensor, in_place_of: Tensor | None = None) -> None:
         storage = tensor.untyped_storage()
         if storage in self._known or tensor.device.type == "meta":
             return
-        size = -(-storage.nbytes() // 512) * 512
-        self._known[storage] = size
-        self.live += size
-        if in_place_of is None:
-            self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._subtract, size)
+        number, size = self._count, storage.nbytes()
+        self._count += 1
+        self._known[storage] = number
+        first = None if in_place_of is None else self._known.get(in_place_of.untyped_storage())
+        if first is None:
+            self._write("come", number, size)
+        else:
+            self._write("take over", number, first)
+        weakref.finalize(storage, self._write, "go", number, size)
 
-    def _subtract(self, size: int) -> None:
-        self.live -= size
+    def _write(self, what: str, number: int, value: int) -> None:
+        if self._open is not None:
+            self._open.events.append((what, number, value))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kernel = _BACKWARDS.get(func)
@@ -86,7 +79,7 @@ class FakeAllocator(TorchDispatchMode):
                     if isinstance(inner, Tensor):
                         self._add(inner)
         if kernel:
-            self.peak = max(self.peak, self.live + _inside(kernel, args[1], args[2]))
+            self._write("inside", -1, _inside(kernel, args[1], args[2]))
         return out
 
 

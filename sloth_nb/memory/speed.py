@@ -84,7 +84,7 @@ def layer_time(block: Block, work: Work, policy: Policy, gpu: GPU, tile: int | N
         passes.append(max(seconds, launched * share / 3))
     sizes = tape_bytes(block, tokens)
     wide = sizes["gate_up"] if "gate_up" in policy.host else 0
-    return LayerTime(*passes, sum(sizes[name] for name in policy.host) - wide, wide)
+    return LayerTime(passes[0], passes[1], sum(sizes[name] for name in policy.host) - wide, wide)
 
 
 def step_seconds(work: Work, gpu: GPU) -> float:

@@ -1,6 +1,6 @@
 """Measures on a GPU what the memory model predicts: real shapes, random weights made on the card, real steps.
 
-    PYTHONPATH=.:kernels:widgets python tests/memory/measure.py rows  OUT.json [--minutes 4.8] [--only WORD] [--policy WORD]
+    PYTHONPATH=.:kernels:widgets python tests/memory/measure.py rows OUT.json [--minutes 4.8] [--only WORD] [--policy W]
     PYTHONPATH=.:kernels:widgets python tests/memory/measure.py plans OUT.json [--minutes 5.8] [--only WORD]
 
 ``rows`` runs the table ROWS and writes the allocator's peaks beside each work; the file is kept as

@@ -23,7 +23,8 @@ __all__ = ["lines"]
 
 def lines(data: dict[str, Any], dry: bool = False) -> Iterator[str]:
     """One line a row: measured GB of tensors and of reserved memory, and by how many percent each answer is off."""
-    heads = ["work", "measured", "formulas", *(["dry run"] if dry else []), "reserved", "formulas"]
+    ways = ["formulas", *(["dry run"] if dry else [])]
+    heads = ["work", "measured", *ways, "reserved", *ways]
     yield f"| {' | '.join(heads)} |"
     yield f"|{' --- |' * len(heads)}"
     card, names = catalog.gpu(data["card"]), Work.__dataclass_fields__.keys() - {"model"}
@@ -32,12 +33,17 @@ def lines(data: dict[str, Any], dry: bool = False) -> Iterator[str]:
             continue
         work = Work.of(text_only(row["model"]), **{name: row[name] for name in names if name in row})
         said = estimate_work(work, card)
-        cells = [str(work), f"{row['allocated'] / GB:.2f}", _off(said.tensors, row["allocated"])]
+        answers = [said]
         if dry:
             from sloth_nb.memory.dry_run import dry_run
 
-            cells.append(_off(dry_run(work, card).tensors, row["allocated"]))
-        cells += [f"{row['reserved'] / GB:.2f}", _off(said.reserved, row["reserved"])]
+            answers.append(dry_run(work, card))
+        cells = [
+            str(work),
+            f"{row['allocated'] / GB:.2f}",
+            *(_off(x.tensors, row["allocated"]) for x in answers),
+        ]
+        cells += [f"{row['reserved'] / GB:.2f}", *(_off(x.reserved, row["reserved"]) for x in answers)]
         yield f"| {' | '.join(cells)} |"
 
 

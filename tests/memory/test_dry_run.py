@@ -9,8 +9,9 @@ import torch
 from sloth_nb import catalog
 from sloth_nb.errors import ModelError, TrainingError
 from sloth_nb.memory import Work, estimate_work
-from sloth_nb.memory.dry_run import _put_together, _sample, dry_run
-from sloth_nb.memory.fake_allocator import Stretch
+from sloth_nb.memory.caching_allocator import CachingAllocator
+from sloth_nb.memory.dry_run import _sample, dry_run
+from sloth_nb.memory.whole_step import Stretch, WholeStep
 
 H200 = catalog.gpu("H200")
 CASES = [
@@ -113,10 +114,44 @@ def test_every_kind_of_layer_is_among_the_few():
     assert all((kinds * 4)[i] == (kinds * 4)[chosen[place]] for i, place in enumerate(stands_for))
 
 
+MIB = 2**20
+
+
+def step_of_one_layer():
+    """A layer's forward leaves its tape behind; its backward takes the tape of the layer and makes a gradient."""
+    begin = Stretch("begin", [("come", 0, 4 * MIB)])
+    up = Stretch(("forward", 0), [("come", 1, 40 * MIB), ("come", 2, 10 * MIB), ("go", 1, 40 * MIB)])
+    down = Stretch(("backward", 0), [("inside", -1, 60 * MIB), ("come", 3, 2 * MIB), ("go", 2, 10 * MIB)])
+    return [begin, up, down]
+
+
 def test_stretches_add_up_to_the_whole():
-    stretches = [
-        Stretch("begin", 1, 2),
-        Stretch(("forward", 0), 10, 15),
-        Stretch(("backward", 0), -10, 4),
+    allocator = CachingAllocator()
+    moment, left = WholeStep(step_of_one_layer(), [0] * 3).run(allocator)
+    assert allocator.allocated_peak == (4 + 3 * 10 + 60) * MIB and moment == "backward"
+    assert sorted(block.size // MIB for block in left) == [2, 2, 2, 4]
+
+
+def test_gradients_that_have_buffers_are_not_made():
+    _, left = WholeStep(step_of_one_layer(), [0] * 3, buffers=True).run(CachingAllocator())
+    assert [block.size // MIB for block in left] == [4]
+
+
+def test_a_sum_stands_where_its_first_part_stood():
+    begin = Stretch(
+        "begin", [("come", 0, 30 * MIB), ("come", 1, 30 * MIB), ("take over", 2, 0), ("go", 1, 30 * MIB)]
+    )
+    allocator = CachingAllocator()
+    WholeStep([begin], []).run(allocator)
+    assert allocator.allocated == 30 * MIB and allocator.allocated_peak == 60 * MIB
+
+
+def test_a_layer_lets_go_of_what_its_neighbour_made():
+    up = [
+        Stretch(("forward", i), [("come", 10 + i, 20 * MIB)] + [("go", 9 + i, 20 * MIB)] * (i > 0))
+        for i in (0, 1)
     ]
-    assert _put_together(100, stretches, [0] * 3) == (100 + 1 + 20 + 15, 101, "forward")
+    down = [Stretch(("backward", i), []) for i in (0, 1)]
+    allocator = CachingAllocator()
+    _, left = WholeStep([Stretch("begin"), *up, *down], [0, 1, 1, 1]).run(allocator)
+    assert len(left) == 1 and allocator.allocated_peak == 40 * MIB

@@ -20,7 +20,7 @@ def planned(room_gib, host_gib=64, work=LLAMA, **options):
 def test_plenty_of_room_keeps_everything_and_little_moves_it_out():
     assert all(policy.host == () and len(policy.device) == 5 for policy in planned(60).policies)
     assert all(policy.host and not policy.device for policy in planned(2.3).policies[:-1])
-    assert sum(policy.device == ("input",) for policy in planned(4, host_gib=0).policies) > 20
+    assert sum(policy.device == ("input",) for policy in planned(6, host_gib=0).policies) > 20
 
 
 @pytest.mark.parametrize("room_gib", [3, 5, 8, 13, 20])
