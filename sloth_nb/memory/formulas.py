@@ -13,7 +13,7 @@ from sloth_nb.memory.caching_allocator import SMALL
 from sloth_nb.memory.estimate import Estimate
 from sloth_nb.memory.generation import generation
 from sloth_nb.memory.layers import LayerCost, layer_cost
-from sloth_nb.memory.libraries import context_bytes, fragmentation, library_bytes
+from sloth_nb.memory.libraries import MOVING, context_bytes, fragmentation, library_bytes
 from sloth_nb.memory.loss import loss_cost
 from sloth_nb.memory.moment import Moment, added
 from sloth_nb.memory.notes import notes_on
@@ -61,8 +61,8 @@ def estimate_work(work: Work, gpu: GPU) -> Estimate:
 
 
 # Where the fullest moment is not one that the walk over the large tensors sees (a backward's end, with gradients in
-# the places of other tensors): so much of what comes and goes stays unused at least.
-LEAST = 0.08
+# the places of other tensors): so much of what comes and goes within a layer stays unused at least.
+LEAST = 0.1
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _unused(work: Work, runs: list[_Run], steady: dict[str, int], kinds: dict[st
     # Small gradients have segments of their own: the rest's are of no use to them.
     small = sum(run.count * run.small for run in runs)
     walked = sum(steady.values()) + large + small - sum(kinds.values())
-    return max(walked, fragmentation(kinds, LEAST))
+    return max(walked, int(LEAST * sum(kinds.get(kind, 0) for kind in MOVING if kind != "activations")))
 
 
 def _runs(work: Work, gpu: GPU) -> list[_Run]:

@@ -26,13 +26,14 @@ class Passes:
     """What comes and goes in a layer's two passes (``Trace.events``), and by which numbers the tape goes between.
 
     ``left`` of the forward are tensors by name, the layer's output among them; ``found`` those that the backward
-    starts with.
+    starts with, ``called`` those of the layer below that it brings back from the host.
     """
 
     forward: tuple[int, ...]
     left: dict[str, int]
     backward: tuple[int, ...]
     found: dict[str, int]
+    called: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,13 @@ def _layer_cost(
         moved["attention"] -= sizes.attention.saved
     host = sum(moved.values())
     passing = {name: sizes.tape[name] for name in below.host} if below else {}
-    coming = sum(passing.values())
-    leaving = coming - passing.get("gate_up", 0) + (sizes.tape["gate_up"] if wide_below else 0)
+    leaving = sum(passing.values()) - passing.get("gate_up", 0)
+    leaving += sizes.tape["gate_up"] if wide_below else 0
     up, left = forward(sizes, policy, leaving)
-    down, found = backward(sizes, policy, coming)
-    passes = Passes(tuple(up.events), left, tuple(down.events), found)
+    down = backward(sizes, policy, below)
+    passes = Passes(tuple(up.events), left, tuple(down.trace.events), down.found, down.called)
     room = max(sizes.room["down"], sizes.room["output"])
-    return LayerCost(held, host, up.at_peak, down.at_peak, passes, block, policy, moved, room)
+    return LayerCost(held, host, up.at_peak, down.trace.at_peak, passes, block, policy, moved, room)
 
 
 class Sizes:

@@ -26,6 +26,6 @@ def context_bytes(gpu: GPU) -> int:
     return (141 if gpu.capability < 8.0 else 320 if gpu.capability < 9.0 else 896) * MIB
 
 
-def fragmentation(kinds: dict[str, int], share: float = 0.04) -> int:
-    """Pieces of the allocator's blocks that nothing fits into: a share of what comes and goes."""
-    return int(share * sum(kinds.get(kind, 0) for kind in MOVING))
+def fragmentation(kinds: dict[str, int]) -> int:
+    """Pieces of the allocator's blocks that nothing fits into, in transformers' own steps: of what comes and goes."""
+    return int(0.04 * sum(kinds.get(kind, 0) for kind in MOVING))

@@ -4,6 +4,7 @@ Keep this file in step with the engine: the dry run, which runs the real code on
 is.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sloth_nb.memory.policy import NAMES, Policy
@@ -12,7 +13,7 @@ from sloth_nb.memory.trace import Held, Trace
 if TYPE_CHECKING:
     from sloth_nb.memory.layers import Sizes
 
-__all__ = ["backward", "forward"]
+__all__ = ["Down", "backward", "first_wanted", "forward"]
 
 # Of the MLP's tiles so many are walked through: from the second on all are alike.
 TURNS = 3
@@ -65,30 +66,64 @@ def forward(s: "Sizes", policy: Policy, leaving: int) -> tuple[Trace, dict[str, 
     return trace, left
 
 
-def backward(s: "Sizes", policy: Policy, coming: int) -> tuple[Trace, dict[str, int]]:
-    """The trace of a backward, and the numbers of what it finds on the tape."""
+def first_wanted(policy: Policy) -> tuple[str, ...]:
+    """What a layer's backward takes from the tape at once; the rest it calls back at its start, for its second half."""
+    everything = {"middle", "qkv", "attention"} <= set(policy.held)
+    return ("middle", "gate_up") if everything else NAMES
+
+
+def backward(s: "Sizes", policy: Policy, below: Policy | None) -> "Down":
+    """The trace of a backward over a layer of policy ``below``, whose first tensors are called back meanwhile."""
     trace = Trace()
     tape: dict[str, Held | None] = {}
+    own = {name: s.query if name == "attention" else s.tape[name] for name in NAMES}
+    first = first_wanted(policy)
+    late = [name for name in policy.host if name not in first]
     for name in policy.held:
-        tape[name] = trace.there("activations", s.query if name == "attention" else s.tape[name])
-    if "attention" in tape:
+        if name not in late:
+            tape[name] = trace.there("activations", own[name])
+    if "attention" in policy.held:
         tape["lse"] = trace.there("activations", s.attention.saved)
     kept = "gate_up" in policy.held
     if kept:
         for group in s.ranks:
             tape[f"low {group}"] = trace.there("activations", s.low(group, s.tokens))
     found = {name: held[2] for name, held in tape.items() if held and held[2] >= 0}
-    trace.there("activations", coming)
-    trace.count = len(found)
+    for name in late:
+        tape[name] = trace.take("activations", own[name])
+    next_first = [name for name in first_wanted(below) if name in below.host] if below else []
+    called: dict[str, int] = {}
+
+    def call() -> None:
+        for name in next_first:
+            block = trace.take("activations", own[name])
+            if block and block[2] >= 0:
+                called[name] = block[2]
+
+    ahead = below is not None and "gate_up" in below.host
+    if ahead:
+        call()
     copies = [trace.take("workspace", size) for size in s.copies]
     _attend(trace, s, tape)
     weights: list[Held | None] = [None, None]
     for turn in range(min(TURNS, s.tiles)):
         weights = _mlp_backward(trace, s, kept, weights, first=not turn)
     trace.free(tape.pop("gate_up", None), *weights, tape.pop("middle"))
-    _attention_backward(trace, s, tape)
+    dqkv = _attention_backward(trace, s, tape)
+    if not ahead:
+        call()
+    _projections_backward(trace, s, tape, dqkv)
     trace.free(*copies, tape.pop("input"), *tape.values())
-    return trace, found
+    return Down(trace, found, called)
+
+
+@dataclass(frozen=True)
+class Down:
+    """A backward's trace, the numbers of what it finds on the tape, and of what it calls back for the layer below."""
+
+    trace: Trace
+    found: dict[str, int]
+    called: dict[str, int]
 
 
 def _normed(trace: Trace, s: "Sizes", group: str, tokens: int) -> list[Held | None]:
@@ -184,7 +219,8 @@ def _gradients(trace: Trace, s: "Sizes", group: str, first: bool = True) -> None
             trace.touch("gradients", size)
 
 
-def _attention_backward(trace: Trace, s: "Sizes", tape: dict[str, Held | None]) -> None:
+def _attention_backward(trace: Trace, s: "Sizes", tape: dict[str, Held | None]) -> Held | None:
+    """Down to the gradient of q, k and v side by side, which it returns."""
     weight = trace.take("dequantised", s.buffer["output"])
     mine: list[Held | None] = []
     dout = None
@@ -204,15 +240,19 @@ def _attention_backward(trace: Trace, s: "Sizes", tape: dict[str, Held | None]) 
         used += [trace.take("workspace", s.query), trace.take("workspace", s.narrow)]
     parts = [trace.take("workspace", size) for size in (s.query, s.narrow, s.narrow)]
     trace.touch("attention", s.attention.backward)
-    trace.free(*used, tape.pop("lse"))
-    mine.append(trace.take("workspace", s.qkv + s.beside("qkv", s.tokens)))  # the parts side by side
-    trace.free(*parts, tape.pop("qkv"))
-    mine += _normed(trace, s, "", s.tokens)
+    trace.free(*used, tape.pop("attention"), tape.pop("lse"))
+    dqkv = trace.take("workspace", s.qkv + s.beside("qkv", s.tokens))
+    trace.free(*parts, *mine)
+    return dqkv
+
+
+def _projections_backward(trace: Trace, s: "Sizes", tape: dict[str, Held | None], dqkv: Held | None) -> None:
+    trace.free(tape.pop("qkv"))
+    mine = _normed(trace, s, "", s.tokens)
     if "low qkv" not in tape:
         mine.append(trace.take("workspace", s.low("qkv", s.tokens)))
     mine.append(trace.take("workspace", s.apart("qkv", s.tokens)))
     _gradients(trace, s, "qkv")
     weight = trace.take("dequantised", s.buffer["qkv"])
     dnormed = trace.take("workspace", s.hidden)
-    # The attention is looked at until the end.
-    trace.free(weight, dnormed, *mine, tape.pop("attention"))
+    trace.free(weight, dnormed, *mine, dqkv)

@@ -7,6 +7,7 @@ copies at the link's, and never less than the launches take. Shares of the data 
 from dataclasses import dataclass
 
 from sloth_nb.catalog import GPU, Block
+from sloth_nb.memory.passes import first_wanted
 from sloth_nb.memory.policy import PRODUCTS, Policy, tape_bytes
 from sloth_nb.memory.work import Work
 
@@ -18,6 +19,8 @@ MEMORY = 0.80
 # What a launch takes at least: replayed from a graph, or by Python, op by op (H200 rows of few tokens).
 REPLAYED, LAUNCHED = 5e-6, 55e-6
 CONTENTION = 0.1  # copies beside the arithmetic still cost it this share of their time
+# Of a layer's backward: what follows its attention, and the MLP, which comes first.
+LAST_PART, SECOND_HALF = 0.2, 0.5
 # Of a layer's two passes: without adapters, by those, by norms after each half.
 LAUNCHES = {"layer": 40, "adapters": 40, "post norms": 24}
 
@@ -27,18 +30,27 @@ class LayerTime:
     """Seconds of one layer's passes, and bytes that it sends over the link and back again.
 
     ``narrow`` of them leave during the next layer's forward, ``wide`` ones (gate and up) piece by piece during those
-    up to the next layer that sends some; both come back during the backward of the layer above.
+    up to the next layer that sends some. ``late`` ones come back during the layer's own backward, before its second
+    half; the others during that of the layer above: all of it where gate and up are among them, else its end.
     """
 
     forward: float
     backward: float
     narrow: int
     wide: int
+    late: int
+
+    def waits(self, above: "LayerTime", link: float) -> float:
+        """Seconds that its backward waits for what comes back, below a layer like ``above``."""
+        early = self.narrow + self.wide - self.late
+        hidden = above.backward * (1 if self.wide else LAST_PART) - (above.late / link if self.wide else 0)
+        wait = max(0.0, early / link - max(hidden, 0.0))
+        return wait + max(0.0, self.late / link - SECOND_HALF * self.backward)
 
     def alone(self, link: float) -> float:
         """Seconds of such a layer among its like; ``link`` is in bytes a second."""
         sent = (self.narrow + self.wide) / link
-        return max(self.forward, sent) + max(self.backward, sent) + CONTENTION * 2 * sent
+        return max(self.forward, sent) + self.backward + self.waits(self, link) + CONTENTION * 2 * sent
 
 
 def layer_time(block: Block, work: Work, policy: Policy, gpu: GPU, tile: int | None = None) -> LayerTime:
@@ -84,7 +96,8 @@ def layer_time(block: Block, work: Work, policy: Policy, gpu: GPU, tile: int | N
         passes.append(max(seconds, launched * share / 3))
     sizes = tape_bytes(block, tokens)
     wide = sizes["gate_up"] if "gate_up" in policy.host else 0
-    return LayerTime(passes[0], passes[1], sum(sizes[name] for name in policy.host) - wide, wide)
+    late = sum(sizes[name] for name in policy.host if name not in first_wanted(policy))
+    return LayerTime(passes[0], passes[1], sum(sizes[name] for name in policy.host) - wide, wide, late)
 
 
 def step_seconds(work: Work, gpu: GPU) -> float:
@@ -123,7 +136,8 @@ def _both_passes(times: list[LayerTime], link: float) -> float:
         leaving = time.narrow + (piece if left else 0.0)
         left = max(0, left - 1)
     total += leaving / link
-    coming = [0, *(time.narrow + time.wide for time in times)]
-    total += sum(max(time.backward, below / link) for time, below in zip(times, coming, strict=False))
-    # What comes back first finds nothing to hide behind; and all of it costs the arithmetic beside it something.
-    return total + coming[-1] / link + CONTENTION * 2 * sum(coming) / link
+    # The uppermost layer's finds nothing to hide behind; and all of it costs the arithmetic beside it something.
+    nothing = LayerTime(0.0, 0.0, 0, 0, 0)
+    for time, above in zip(times, [*times[1:], nothing], strict=True):
+        total += time.backward + time.waits(above, link)
+    return total + CONTENTION * 2 * sum(time.narrow + time.wide for time in times) / link

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Kind", "reserved_bytes"]
 
-# So many layers of a kind are walked through. Twice six of them tell how the rest goes on: the pattern may repeat
-# every second or third, and what happens once is not what goes on. Downwards fewer are enough: nothing is kept there.
-LAYERS, PERIOD, DOWN = 14, 6, 3
+# So many layers of a kind are walked through, until what happens goes on happening, and the last six of them tell how
+# the rest does: the pattern may repeat every second or third. Downwards fewer are enough: nothing is kept there.
+LAYERS, PERIOD, DOWN = 12, 6, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +48,7 @@ def reserved_bytes(kinds: Sequence[Kind], hidden: int, room: int, loss: Sequence
             step.up(kind)
             marks.append(step.allocator.reserved)
         if kind.count > LAYERS:
-            last, middle, first = marks[-1], marks[-1 - PERIOD], marks[-1 - 2 * PERIOD]
-            more += (kind.count - LAYERS) * min(last - middle, middle - first) / PERIOD
+            more += (kind.count - LAYERS) * (marks[-1] - marks[-1 - PERIOD]) / PERIOD
     step.turn(hidden, room, loss)
     step.down()
     return int(step.allocator.reserved_peak + more)
@@ -96,19 +95,15 @@ class _Step:
 
     def down(self) -> None:
         """The backward of the uppermost layers."""
-        self._call(len(self.tapes) - 1)
         for place in range(len(self.tapes) - 1, max(len(self.tapes) - 1 - DOWN, -1), -1):
-            if place:
-                self._call(place - 1)
             kind, tape = self.tapes[place]
-            self._walk(kind.passes.backward, [tape[name] for name in kind.passes.found])
-
-    def _call(self, place: int) -> None:
-        """What a layer moved to the host comes back."""
-        kind, tape = self.tapes[place]
-        for name, size in kind.host.items():
-            if name in kind.passes.found:
-                tape[name] = self.allocator.allocate(size)
+            for name in kind.passes.found:  # of the uppermost layer nobody called anything back before
+                if name not in tape:
+                    tape[name] = self.allocator.allocate(kind.host[name])
+            blocks = self._walk(kind.passes.backward, [tape[name] for name in kind.passes.found])
+            if place:
+                below = self.tapes[place - 1][1]
+                below |= {name: blocks[number] for name, number in kind.passes.called.items()}
 
     def _walk(self, events: Sequence[int], blocks: list[Block | None]) -> list[Block | None]:
         take, free = self.allocator.allocate, self.allocator.free

@@ -1,6 +1,6 @@
 """Measures on a GPU what the memory model predicts: real shapes, random weights made on the card, real steps.
 
-    PYTHONPATH=.:kernels:widgets python tests/memory/measure.py rows OUT.json [--minutes 4.8] [--only WORD] [--policy W]
+    PYTHONPATH=.:kernels:widgets python tests/memory/measure.py rows OUT.json [--minutes 4.8] [--only WORD] [--moving]
     PYTHONPATH=.:kernels:widgets python tests/memory/measure.py plans OUT.json [--minutes 5.8] [--only WORD]
 
 ``rows`` runs the table ROWS and writes the allocator's peaks beside each work; the file is kept as
@@ -155,13 +155,12 @@ def made(work: Work, card: Card) -> Any:
     return model
 
 
-def measure_rows(path: Path, minutes: float, only: str = "", policy: str = "") -> None:
+def measure_rows(path: Path, minutes: float, only: str = "", moving: bool = False) -> None:
     card = Card()
     output = Output(path, card, minutes)
     for name, _, group in works():
-        group = [
-            work for work in group if policy in (work.policy if isinstance(work.policy, str) else "mixed")
-        ]
+        if moving:
+            group = [work for work in group if any(policy.host for policy in work.policies(card.gpu))]
         if only not in name or not group:
             continue
         if output.out_of_time():
@@ -269,9 +268,9 @@ if __name__ == "__main__":
     parser.add_argument("output", type=Path)
     parser.add_argument("--minutes", type=float, help="stop beginning anything new after so many")
     parser.add_argument("--only", default="", help="only models with this in their name")
-    parser.add_argument("--policy", default="", help="only rows with this in their policy's name")
+    parser.add_argument("--moving", action="store_true", help="only rows that move something to the host")
     options = parser.parse_args()
     if options.what == "rows":
-        measure_rows(options.output, options.minutes or 4.8, options.only, options.policy)
+        measure_rows(options.output, options.minutes or 4.8, options.only, options.moving)
     else:
         measure_plans(options.output, options.minutes or 5.8, options.only)
