@@ -7,7 +7,7 @@ from itertools import combinations, islice
 
 from sloth_nb.catalog import GPU, ModelInfo, gpus, models
 from sloth_nb.memory.estimate import Estimate
-from sloth_nb.memory.formulas import estimate_work
+from sloth_nb.memory.formulas import estimate_work, standing_total
 from sloth_nb.memory.work import Work
 
 __all__ = ["Change", "changes_to_fit", "on_every_card", "smallest_card"]
@@ -79,16 +79,23 @@ class _Search:
         self.found: list[Change] = []
         self._known: dict[tuple[int, ...], Estimate] = {}
 
+    def changed(self, steps: tuple[_Step, ...]) -> Work:
+        options: dict[str, object] = {}
+        for step in steps:
+            options |= step.options
+        return self.work.but(**options)
+
     def estimate(self, steps: tuple[_Step, ...]) -> Estimate:
         key = tuple(map(id, steps))
         if key not in self._known:
-            options: dict[str, object] = {}
-            for step in steps:
-                options |= step.options
-            self._known[key] = estimate_work(self.work.but(**options), self.gpu)
+            self._known[key] = estimate_work(self.changed(steps), self.gpu)
         return self._known[key]
 
     def fits(self, steps: tuple[_Step, ...]) -> bool:
+        if (
+            standing_total(self.changed(steps), self.gpu) > self.budget
+        ):  # most of what can't fit, at a tenth of the cost
+            return False
         return self.estimate(steps).total <= self.budget
 
     def keep(self, steps: tuple[_Step, ...]) -> None:

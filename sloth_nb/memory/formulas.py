@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from sloth_nb.catalog import GPU
+from sloth_nb.catalog import GPU, ModelInfo
 from sloth_nb.memory.caching_allocator import SMALL
 from sloth_nb.memory.estimate import Estimate
 from sloth_nb.memory.generation import generation
@@ -19,15 +19,62 @@ from sloth_nb.memory.moment import Moment, added
 from sloth_nb.memory.notes import notes_on
 from sloth_nb.memory.plain import plain_moments
 from sloth_nb.memory.policy import Policy
-from sloth_nb.memory.unused import Kind, reserved_bytes
+from sloth_nb.memory.unused import Kind, Walk, walk, walked_counts
 from sloth_nb.memory.weights import Standing, standing
 from sloth_nb.memory.work import Work
 
-__all__ = ["estimate_work"]
+__all__ = ["estimate_work", "rough_total", "standing_total", "unused_share"]
 
 
 def estimate_work(work: Work, gpu: GPU) -> Estimate:
     """What this work will take on this card. Says nothing of whether it fits."""
+    full = _fullest(work, gpu)
+    kinds = full.kinds | {"fragmentation": _unused(work, gpu, full), "context": context_bytes(gpu)}
+    return Estimate(
+        work=work,
+        gpu=gpu,
+        kinds={kind: size for kind, size in kinds.items() if size},
+        moment=full.moment,
+        host=full.host,
+        trainable=full.base.trainable,
+        notes=notes_on(work),
+    )
+
+
+def rough_total(work: Work, gpu: GPU, unused: float) -> int:
+    """The total with unused pieces as this share of what comes and goes: for searches, which try many works."""
+    kinds = _fullest(work, gpu).kinds
+    return sum(kinds.values()) + int(unused * _moving(kinds)) + context_bytes(gpu)
+
+
+def unused_share(estimate: Estimate) -> float:
+    """What an estimate's unused pieces are of what comes and goes."""
+    return estimate.kinds.get("fragmentation", 0) / max(1, _moving(estimate.kinds))
+
+
+def standing_total(work: Work, gpu: GPU) -> int:
+    """What this work takes at least, whatever its step."""
+    base = standing(work)
+    return base.weights + base.adapters + base.optimiser + library_bytes(gpu) + context_bytes(gpu)
+
+
+def _moving(kinds: dict[str, int]) -> int:
+    return sum(kinds.get(kind, 0) for kind in MOVING)
+
+
+@dataclass(frozen=True)
+class _Fullest:
+    """Bytes by kind at the fullest moment, of tensors alone; ``steady`` of them are there all the time."""
+
+    kinds: dict[str, int]
+    moment: str
+    steady: int
+    host: int
+    base: Standing
+    runs: "list[_Run]"
+
+
+def _fullest(work: Work, gpu: GPU) -> _Fullest:
     base = standing(work)
     steady = {
         "weights": base.weights,
@@ -35,29 +82,14 @@ def estimate_work(work: Work, gpu: GPU) -> Estimate:
         "optimiser": base.optimiser,
         "libraries": library_bytes(gpu, work.captured(gpu)),
     }
-    runs: list[_Run] = []
-    if work.engine == "hf":
-        moments, host = plain_moments(work, gpu), 0
-    else:
-        runs = _runs(work, gpu)
-        moments, host = _engine_moments(work, gpu, runs), sum(run.count * run.cost.host for run in runs)
+    runs = [] if work.engine == "hf" else _runs(work, gpu)
+    moments = _engine_moments(work, gpu, runs) if runs else plain_moments(work, gpu)
     _outliving_gradients(work, gpu, base.gradients, moments)
     moments.append(Moment("optimiser step", _optimiser_step(work, gpu, base)))
     moments += generation(work)
     fullest = max(moments, key=lambda moment: sum(moment.kinds.values()))
-
-    kinds = added(steady, fullest.kinds)
-    kinds["fragmentation"] = _unused(work, runs, steady, kinds) if runs else fragmentation(kinds)
-    kinds["context"] = context_bytes(gpu)
-    return Estimate(
-        work=work,
-        gpu=gpu,
-        kinds={kind: size for kind, size in kinds.items() if size},
-        moment=fullest.name,
-        host=base.host + host,
-        trainable=base.trainable,
-        notes=notes_on(work),
-    )
+    host = base.host + sum(run.count * run.cost.host for run in runs)
+    return _Fullest(added(steady, fullest.kinds), fullest.name, sum(steady.values()), host, base, runs)
 
 
 # Where the fullest moment is not one that the walk over the large tensors sees (a backward's end, with gradients in
@@ -112,22 +144,70 @@ def _engine_moments(work: Work, gpu: GPU, runs: list[_Run]) -> list[Moment]:
     return moments
 
 
-def _unused(work: Work, runs: list[_Run], steady: dict[str, int], kinds: dict[str, int]) -> int:
+def _unused(work: Work, gpu: GPU, full: _Fullest) -> int:
     """Pieces of the allocator's segments that nothing fits into."""
-    joined: list[list[Any]] = []
-    for run in runs:
-        if joined and joined[-1][0].policy == run.cost.policy and joined[-1][0].block is run.cost.block:
-            joined[-1][0], joined[-1][1] = run.cost, joined[-1][1] + run.count
-        else:
-            joined.append([run.cost, run.count])
-    hidden = 2 * work.tokens * work.model.shape.hidden
-    loss = loss_cost(work).parts
-    layers = [Kind(cost.passes, cost.moved, count) for cost, count in joined]
-    large = reserved_bytes(layers, hidden, 2 * work.tokens * max(run.cost.room for run in runs), loss)
+    if not full.runs:
+        return fragmentation(full.kinds)
     # Small gradients have segments of their own: the rest's are of no use to them.
-    small = sum(run.count * run.small for run in runs)
-    walked = sum(steady.values()) + large + small - sum(kinds.values())
-    return max(walked, int(LEAST * sum(kinds.get(kind, 0) for kind in MOVING if kind != "activations")))
+    small = sum(run.count * run.small for run in full.runs)
+    walked = full.steady + _large_reserved(work, gpu, full.runs) + small - sum(full.kinds.values())
+    return max(walked, int(LEAST * (_moving(full.kinds) - full.kinds.get("activations", 0))))
+
+
+def _large_reserved(work: Work, gpu: GPU, runs: list[_Run]) -> int:
+    """What large tensors make the allocator reserve: walked through at the next rounder numbers of tokens on both
+    sides, of three binary digits, and between them in a straight line. Walks are remembered.
+    """
+    joined = _joined(runs)
+    counts = [count for _, count in joined]
+    walked = walked_counts(counts)
+    step = 1 << max(0, work.tokens.bit_length() - 3)
+    if any(block.positions for block in work.model.shape.blocks):
+        step = 1
+    low = work.tokens // step * step
+    layers = tuple(
+        (id(cost.block), cost.policy, count) for (cost, _), count in zip(joined, walked, strict=True)
+    )
+    found = []
+    for tokens in (low,) if low == work.tokens else (low, low + step):
+        key = (id(work.model), layers, work.method, work.rank, work.targets, work.packed)
+        key += (work.mlp_tile, work.loss_chunk, gpu.capability, tokens)
+        known = _WALKS.get(key)
+        if known is None or known[0] is not work.model:
+            if len(_WALKS) >= 4096:
+                _WALKS.clear()
+            known = _WALKS[key] = work.model, _walked(work, gpu, tokens, joined, walked)
+        answer = known[1]
+        more = zip(counts, walked, answer.each, strict=True)
+        found.append(answer.reserved + sum(int((all_ - some) * each) for all_, some, each in more))
+    return found[0] + (found[-1] - found[0]) * (work.tokens - low) // step
+
+
+_WALKS: "dict[tuple[Any, ...], tuple[ModelInfo, Walk]]" = {}
+
+
+def _walked(
+    work: Work, gpu: GPU, tokens: int, joined: list[tuple[LayerCost, int]], counts: tuple[int, ...]
+) -> Walk:
+    """The walk of this work's layers over another number of tokens."""
+    if tokens != work.tokens:
+        work = work.but(task="sft", batch=1, length=tokens, policy=work.policies(gpu))
+        joined = _joined(_runs(work, gpu))
+    layers = [Kind(cost.passes, cost.moved, cost.held) for cost, _ in joined]
+    room = 2 * tokens * max(cost.room for cost, _ in joined)
+    return walk(layers, counts, 2 * tokens * work.model.shape.hidden, room, loss_cost(work).parts)
+
+
+def _joined(runs: list[_Run]) -> list[tuple[LayerCost, int]]:
+    """Runs whose layers differ only in what is below the lowest of them, as one."""
+    joined: list[tuple[LayerCost, int]] = []
+    for run in runs:
+        cost = joined[-1][0] if joined else None
+        if cost is not None and cost.policy == run.cost.policy and cost.block is run.cost.block:
+            joined[-1] = run.cost, joined[-1][1] + run.count
+        else:
+            joined.append((run.cost, run.count))
+    return joined
 
 
 def _runs(work: Work, gpu: GPU) -> list[_Run]:

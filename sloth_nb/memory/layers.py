@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sloth_nb.catalog import Block, ModelInfo
+from sloth_nb.catalog import Block
 from sloth_nb.memory.attention import attention_cost, attention_kernel
-from sloth_nb.memory.passes import backward, forward
+from sloth_nb.memory.passes import Down, backward, forward
 from sloth_nb.memory.policy import Policy, tape_bytes
+from sloth_nb.memory.trace import Trace
 from sloth_nb.memory.work import Work
 
 __all__ = ["LayerCost", "Passes", "Sizes", "layer_cost"]
@@ -75,48 +76,31 @@ def layer_cost(
     and come back during its backward. gate_up goes in pieces, over all the layers until the next that moves its
     own: with ``wide_below`` a lower layer's is still on its way.
     """
-    key = (
-        id(block),
-        id(work.model),
-        work.tokens,
-        work.sequences,
-        work.packed,
-        work.method,
-        work.rank,
-        work.targets,
-        policy,
-        capability,
-        tile,
-        below,
-        wide_below,
-    )
+    sizes = _sizes(block, work, capability, tile)
+    key = (policy, below, wide_below)
+    cost = sizes.costs.get(key)
+    if cost is None:
+        cost = sizes.costs[key] = _layer_cost(sizes, policy, below, wide_below)
+    return cost
+
+
+def _sizes(block: Block, work: Work, capability: float, tile: int | None) -> "Sizes":
+    """Remembered by everything that they depend on: a search for what would fit asks for the same again and again."""
+    key = (id(block), id(work.model), work.tokens, work.sequences, work.packed, work.method)
+    key += (work.rank, work.targets, capability, tile)
     known = _KNOWN.get(key)
-    if known is None or known[0] is not block or known[1] is not work.model:
-        if len(_KNOWN) >= 2048:
+    # The sizes hold block and model, so that their ids stay theirs.
+    if known is None or known.block is not block or known.work.model is not work.model:
+        if len(_KNOWN) >= 1024:
             _KNOWN.clear()
-        known = _KNOWN[key] = (
-            block,
-            work.model,
-            _layer_cost(block, work, policy, capability, tile, below, wide_below),
-        )
-    return known[2]
+        known = _KNOWN[key] = Sizes(block, work, capability, tile)
+    return known
 
 
-# Answers by everything that they depend on: a search for what would fit asks the same again and again. The block
-# and the model are held, so that their ids stay theirs.
-_KNOWN: "dict[tuple[Any, ...], tuple[Block, ModelInfo, LayerCost]]" = {}
+_KNOWN: "dict[tuple[Any, ...], Sizes]" = {}
 
 
-def _layer_cost(
-    block: Block,
-    work: Work,
-    policy: Policy,
-    capability: float,
-    tile: int | None,
-    below: Policy | None,
-    wide_below: bool,
-) -> LayerCost:
-    sizes = Sizes(block, work, capability, tile)
+def _layer_cost(sizes: "Sizes", policy: Policy, below: Policy | None, wide_below: bool) -> LayerCost:
     held = sum(sizes.tape[name] for name in policy.device)
     if "gate_up" in policy.held:
         held += sizes.low_kept
@@ -128,11 +112,15 @@ def _layer_cost(
     passing = {name: sizes.tape[name] for name in below.host} if below else {}
     leaving = sum(passing.values()) - passing.get("gate_up", 0)
     leaving += sizes.tape["gate_up"] if wide_below else 0
-    up, left = forward(sizes, policy, leaving)
-    down = backward(sizes, policy, below)
+    if policy not in sizes.forwards:
+        sizes.forwards[policy] = forward(sizes, policy)
+    if (policy, below) not in sizes.backwards:
+        sizes.backwards[policy, below] = backward(sizes, policy, below)
+    (up, left), down = sizes.forwards[policy], sizes.backwards[policy, below]
     passes = Passes(tuple(up.events), left, tuple(down.trace.events), down.found, down.called)
     room = max(sizes.room["down"], sizes.room["output"])
-    return LayerCost(held, host, up.at_peak, down.trace.at_peak, passes, block, policy, moved, room)
+    going = up.at_peak | {"activations": leaving}
+    return LayerCost(held, host, going, down.trace.at_peak, passes, sizes.block, policy, moved, room)
 
 
 class Sizes:
@@ -140,6 +128,9 @@ class Sizes:
 
     def __init__(self, block: Block, work: Work, capability: float, tile: int | None):
         self.block, self.work = block, work
+        self.costs: dict[tuple[Policy, Policy | None, bool], LayerCost] = {}
+        self.forwards: dict[Policy, tuple[Trace, dict[str, int]]] = {}
+        self.backwards: dict[tuple[Policy, Policy | None], Down] = {}
         item = self.item = 2
         tokens = self.tokens = block.positions * work.sequences if block.positions else work.tokens
         self.tile = min(tokens, tile or tokens)

@@ -16,14 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["Down", "backward", "first_wanted", "forward"]
 
 # Of the MLP's tiles so many are walked through: from the second on all are alike.
-TURNS = 3
+TURNS = 2
 
 
-def forward(s: "Sizes", policy: Policy, leaving: int) -> tuple[Trace, dict[str, int]]:
+def forward(s: "Sizes", policy: Policy) -> tuple[Trace, dict[str, int]]:
     """The trace of a forward, and the numbers of what is left of it: the tape, and ``out``."""
     trace, tape = Trace(), {}  # type: ignore[var-annotated]
-    trace.there("activations", leaving)
-    trace.count = 0
     copies = [trace.take("workspace", size) for size in s.copies]
     _attend(trace, s, tape)
     # The output takes the middle's place, unless that is held.

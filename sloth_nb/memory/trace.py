@@ -30,28 +30,27 @@ class Trace:
         self.at_peak: dict[str, int] = {}
         self.events: list[int] = []
 
-    def there(self, kind: str, size: int) -> Held:
-        """Holds a tensor that came before: counted and numbered, but no event."""
+    def take(self, kind: str, size: int, new: bool = True) -> Held | None:
+        """Holds a tensor of this many bytes; give the result to ``free``. One that isn't new makes no event."""
+        if not size:
+            return None
         size = -(-size // 512) * 512
         held = self.held
         held[kind] = held.get(kind, 0) + size
-        self.now += size
-        if self.now > self.peak:
-            self.peak, self.at_peak = self.now, held.copy()
-        number = -1
-        if size > SMALL:
-            number = self.count
-            self.count += 1
+        self.now = now = self.now + size
+        if now > self.peak:
+            self.peak, self.at_peak = now, held.copy()
+        if size <= SMALL:
+            return kind, size, -1
+        number = self.count
+        self.count = number + 1
+        if new:
+            self.events.append(size)
         return kind, size, number
 
-    def take(self, kind: str, size: int) -> Held | None:
-        """Holds a tensor of this many bytes; give the result to ``free``."""
-        if not size:
-            return None
-        block = self.there(kind, size)
-        if block[2] >= 0:
-            self.events.append(block[1])
-        return block
+    def there(self, kind: str, size: int) -> Held | None:
+        """Holds a tensor that came before."""
+        return self.take(kind, size, new=False)
 
     def touch(self, kind: str, size: int) -> None:
         """A tensor that lives for a moment only."""

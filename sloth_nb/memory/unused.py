@@ -16,42 +16,59 @@ from sloth_nb.memory.caching_allocator import SMALL, Block, CachingAllocator
 if TYPE_CHECKING:
     from sloth_nb.memory.layers import Passes
 
-__all__ = ["Kind", "reserved_bytes"]
+__all__ = ["Kind", "Walk", "walk", "walked_counts"]
 
 # So many layers of a kind are walked through, until what happens goes on happening, and the last six of them tell how
 # the rest does: the pattern may repeat every second or third. Downwards fewer are enough: nothing is kept there.
-LAYERS, PERIOD, DOWN = 12, 6, 3
+# Of many kinds, as where each few layers move more than the others, the uppermost are walked through.
+LAYERS, PERIOD, DOWN, MOST = 12, 6, 3, 28
 
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """Equal layers one above the other: their passes, the bytes of what they move to the host, how many there are."""
+    """Equal layers: their passes, the bytes of what each moves to the host, and of what it holds on the device."""
 
     passes: Passes
     host: dict[str, int]
-    count: int
+    held: int
 
 
-def reserved_bytes(kinds: Sequence[Kind], hidden: int, room: int, loss: Sequence[int]) -> int:
-    """What the large tensors of one step make the allocator reserve.
+@dataclass(frozen=True)
+class Walk:
+    """What large tensors made the allocator reserve, and what each further layer of each kind would add."""
+
+    reserved: int
+    each: tuple[float, ...]
+
+
+def walked_counts(counts: Sequence[int]) -> tuple[int, ...]:
+    """How many layers of each kind, bottom to top, are walked through when there are so many."""
+    left, found = MOST, []
+    for count in reversed(counts):
+        found.append(min(count, LAYERS, left))
+        left -= found[-1]
+    return tuple(reversed(found))
+
+
+def walk(kinds: Sequence[Kind], counts: Sequence[int], hidden: int, room: int, loss: Sequence[int]) -> Walk:
+    """One step through the allocator's rules.
 
     Args:
-        kinds: bottom to top.
+        kinds: bottom to top; of each so many layers as ``counts`` says.
         hidden: bytes of the hidden states. room: that the gradient has beside it.
         loss: bytes of what the loss makes beside the hidden states' gradient.
     """
     step = _Step(hidden)
-    more = 0.0
-    for kind in kinds:
+    each = []
+    for kind, count in zip(kinds, counts, strict=True):
         marks = []
-        for _ in range(min(kind.count, LAYERS)):
+        for _ in range(count):
             step.up(kind)
             marks.append(step.allocator.reserved)
-        if kind.count > LAYERS:
-            more += (kind.count - LAYERS) * (marks[-1] - marks[-1 - PERIOD]) / PERIOD
+        each.append((marks[-1] - marks[-1 - PERIOD]) / PERIOD if count > PERIOD else kind.held)
     step.turn(hidden, room, loss)
     step.down()
-    return int(step.allocator.reserved_peak + more)
+    return Walk(step.allocator.reserved_peak, tuple(each))
 
 
 class _Step:

@@ -122,7 +122,7 @@ def test_offloading_moves_the_same_bytes_to_the_host_that_recompute_keeps():
 def test_a_captured_step_holds_all_gradients_throughout():
     """Into buffers that stay; accumulated ones are moved out of them first."""
 
-    def held(length=4096, **options):
+    def held(length=512, **options):
         return estimate_work(LLAMA.but(batch=1, length=length, **options), H200).kinds["gradients"]
 
     once = estimate_work(LLAMA, H200).trainable * 4
