@@ -71,7 +71,7 @@ class _Search:
     def __init__(self, work: Work, gpu: GPU, budget: int, offload: bool):
         self.work, self.gpu, self.budget = work, gpu, budget
         cheap, dear = (
-            [step for step in steps if offload or not step.takes_ram]
+            [step for step in steps if (offload and not gpu.is_cpu) or not step.takes_ram]
             for steps in (_same_result(work), _another_result(work))
         )
         self.cheap = sorted(cheap, key=lambda step: step.weight)
@@ -220,6 +220,9 @@ def _same_result(work: Work) -> Iterator[_Step]:
             yield _Step(
                 part / 4, say, "same result, a little slower", {"batch": batch, "accumulation": steps}
             )
+    if work.engine == "sloth" and work.lora and not work.model.shape.tied and not work.embedding_offload:
+        say = "keep the embeddings in host memory (offload_embedding=True)"
+        yield _Step(0.6, say, "same result, takes RAM", {"embedding_offload": True}, takes_ram=True)
     if "keep" in policies:
         say = "recompute activations (policy='recompute')"
         yield _Step(1.0, say, "same result, about a quarter slower", {"policy": "recompute"})

@@ -13,7 +13,7 @@ from sloth_nb.memory.budget import Budget
 from sloth_nb.memory.estimate import GB, Estimate
 from sloth_nb.memory.formulas import estimate_work
 from sloth_nb.memory.layers import layer_cost
-from sloth_nb.memory.policy import NAMED, Policy
+from sloth_nb.memory.policy import NAMED, NAMES, Policy
 from sloth_nb.memory.speed import layer_time, step_seconds
 from sloth_nb.memory.work import Work
 
@@ -33,8 +33,8 @@ class Plan:
     """What a budget buys: the work with everything decided, and what it will take.
 
     Attributes:
-        work: with ``policy`` (one a layer), ``batch`` (the micro-batch), ``accumulation``, ``loss_chunk`` and
-            ``mlp_tile`` filled in.
+        work: with ``policy`` (one a layer), ``batch`` (the micro-batch), ``accumulation``, ``loss_chunk``,
+            ``mlp_tile`` and ``embedding_offload`` filled in.
         seconds: of one optimiser step, roughly; good for ranking plans, not for promises.
     """
 
@@ -61,6 +61,8 @@ class Plan:
         if tile:
             parts.append(f"MLP in tiles of {tile:,} tokens")
         parts.append(f"{self.work.loss_chunk >> 20} MB of logits at a time")
+        if self.work.embedding_offload:
+            parts.append("embeddings in host memory")
         return "; ".join(parts)
 
     def __str__(self) -> str:
@@ -71,16 +73,27 @@ class Plan:
         )
 
 
-def plan(work: Work, budget: Budget, *, split: bool = True) -> Plan:
+def plan(work: Work, budget: Budget, *, split: bool = True, embeddings: bool = True) -> Plan:
     """The fastest plan for this work that fits the budget.
 
     The sequences of one optimiser step (``batch × accumulation``) stay as asked; how many go at once (with
-    ``split``), what each layer keeps, the loss's chunk and the MLP's tile are the planner's.
+    ``split``), what each layer keeps, the loss's chunk and the MLP's tile are the planner's; and, with
+    ``embeddings``, whether the input embedding stays in host memory, where it may.
 
     Raises:
         HardwareError: nothing fits; with the cheapest changes that would.
     """
-    best: Plan | None = None
+    best = _fastest(work, budget, split, None)
+    if embeddings and _embeddings_may_move(work, budget) and not (best and _keeps_everything(best, work)):
+        work = work.but(embedding_offload=True)
+        best = _fastest(work, budget, split, best)
+    if best is None:
+        raise HardwareError(_refusal(work, budget, split))
+    return best
+
+
+def _fastest(work: Work, budget: Budget, split: bool, best: Plan | None) -> Plan | None:
+    """The fastest plan of this work's that fits, or ``best`` when none is faster."""
     moving = [None] if budget.gpu.is_cpu or not budget.host else [None, *MOVING]
     for option in _options(work, split):
         if best and step_seconds(option.but(policy="keep"), budget.gpu) >= best.seconds:
@@ -97,9 +110,18 @@ def plan(work: Work, budget: Budget, *, split: bool = True) -> Plan:
             seconds = step_seconds(fitted.work, budget.gpu)
             if best is None or seconds < best.seconds:
                 best = Plan(fitted.work, budget, fitted, seconds)
-    if best is None:
-        raise HardwareError(_refusal(work, budget, split))
     return best
+
+
+def _embeddings_may_move(work: Work, budget: Budget) -> bool:
+    shape = work.model.shape
+    may = work.engine == "sloth" and work.lora and not shape.tied and not budget.gpu.is_cpu
+    return may and not work.embedding_offload and 2 * shape.embedding_parameters <= budget.host
+
+
+def _keeps_everything(made: Plan, work: Work) -> bool:
+    """All activations of the whole batch: there is nothing to win."""
+    return made.work.batch == work.batch and all(len(policy.device) == len(NAMES) for policy in made.policies)
 
 
 def fitted_policies(work: Work, budget: Budget) -> Work | None:

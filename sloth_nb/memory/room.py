@@ -13,7 +13,14 @@ STANDING = ("weights", "adapters", "context")
 
 
 def plan_for_room(
-    work: Work, *, room: int, host: int, gpu: GPU, optimiser_is_there: bool = False, split: bool = False
+    work: Work,
+    *,
+    room: int,
+    host: int,
+    gpu: GPU,
+    optimiser_is_there: bool = False,
+    split: bool = False,
+    embeddings: bool = False,
 ) -> Plan:
     """The fastest plan for this work whose step fits ``room`` more bytes of the card.
 
@@ -22,6 +29,7 @@ def plan_for_room(
     Args:
         room: bytes of the card that are free or could be freed, while nothing of a step is held.
         host: bytes of RAM that offloading may take.
+        embeddings: the input embedding, which is on the card, may move to the host.
         optimiser_is_there: its states are on the card already; else they come at the end of the first step.
     Raises:
         HardwareError: nothing fits; with the cheapest changes that would.
@@ -31,4 +39,4 @@ def plan_for_room(
     device = room + sum(kinds.get(kind, 0) for kind in there)
     # The safety margin is for what may still go wrong, and what stands already can't.
     device += int(SAFETY * (device - room))
-    return plan(work, Budget(gpu, device, host), split=split)
+    return plan(work, Budget(gpu, device, host), split=split, embeddings=embeddings)

@@ -223,7 +223,7 @@ def measure_plans(path: Path, minutes: float, only: str = "") -> None:
             work = Work.of(text_only(name), batch=batch, length=length, rank=32, graphs=False)
             room = min(int(gb * GB), card.largest_budget())
             budget = Budget.of(card.gpu, gb=room / GB, ram_gb=RAM_GB)
-            chosen = attempt(f"planning {work}", plan, work, budget)
+            chosen = attempt(f"planning {work}", plan, work, budget, embeddings=False)
             if chosen is None:
                 continue
             say(str(chosen))

@@ -68,3 +68,16 @@ def test_a_model_too_large_for_a_card_leaves_a_smaller_one_or_a_larger_card():
 @pytest.mark.parametrize("name", ["cpu", None])
 def test_without_a_card_the_machine_itself_is_meant(name):
     assert estimate("smollm2-135m-instruct", gpu=name).total > 0
+
+
+def test_embeddings_in_host_memory_are_offered_where_they_may_be_there():
+    work = Work.of("llama-3.1-8b", batch=1, length=8192)
+    budget = estimate_work(work, catalog.gpu("A100")).total - (400 << 20)
+    said = [change.say for change in changes_to_fit(work, catalog.gpu("A100"), budget)]
+    assert any("offload_embedding=True" in one for one in said)
+    assert not any(
+        "embedding" in c.say for c in changes_to_fit(work, catalog.gpu("A100"), budget, offload=False)
+    )
+    tied = Work.of("llama-3.2-1b", batch=1, length=8192)
+    budget = estimate_work(tied, catalog.gpu("A100")).total - (400 << 20)
+    assert not any("embedding" in change.say for change in changes_to_fit(tied, catalog.gpu("A100"), budget))

@@ -128,7 +128,7 @@ def test_a_captured_step_holds_all_gradients_throughout():
     once = estimate_work(LLAMA, H200).trainable * 4
     assert held(graphs=True) == pytest.approx(once, rel=0.01)
     assert held(graphs=True, accumulation=4) == pytest.approx(2 * once, rel=0.01)
-    assert held(graphs=False) < 0.3 * once
+    assert held(4096, graphs=False) < 0.3 * once
     assert held(16384, graphs=True) < 0.3 * once
 
 

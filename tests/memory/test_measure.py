@@ -70,7 +70,9 @@ def on_a_cpu(monkeypatch):
     monkeypatch.setattr(measure, "Card", PretendedCard)
     monkeypatch.setattr(real_models, "DEVICE", "cpu")
     # On a card it says what failed and goes on.
-    monkeypatch.setattr(measure, "attempt", lambda what, call, *arguments: call(*arguments))
+    monkeypatch.setattr(
+        measure, "attempt", lambda what, call, *arguments, **options: call(*arguments, **options)
+    )
     # Few tokens; batches, policies and all else as in the table.
     short = [
         (name, method, [(batch, min(length, 64), policy, more) for batch, length, policy, more in cases])

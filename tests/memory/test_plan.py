@@ -1,5 +1,7 @@
 """Plans fit their budget, spend it, and refuse with what would fit."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,3 +97,40 @@ def test_a_step_takes_longer_with_less_kept_and_more_tokens():
 def test_a_plan_says_what_it_decided():
     made = plan(Work.of("llama-3.1-8b", batch=8), Budget.of("RTX 4090", ram_gb=64))
     assert "tokens at a time" in str(made) and "RTX 4090" in str(made)
+
+
+def test_embeddings_go_to_host_memory_where_that_leaves_more_activations():
+    work = Work.of("llama-3.1-8b", batch=1, length=8192)
+    budget = Budget.of("H200", gb=16, ram_gb=64)
+    stays, moved = plan(work, budget, embeddings=False), plan(work, budget)
+    assert not stays.work.embedding_offload and "embeddings" not in stays.summary()
+    assert moved.work.embedding_offload and "embeddings in host memory" in moved.summary()
+    assert moved.seconds < stays.seconds
+    assert moved.estimate.host >= 2 * work.model.shape.embedding_parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "gpu", "ram"),
+    [
+        ("llama-3.2-1b", {}, "T4", 64),  # tied to the head, which has to be on the card
+        ("llama-3.1-8b", {"method": "full"}, "H200", 64),
+        ("llama-3.1-8b", {"engine": "hf"}, "H200", 64),
+        ("llama-3.1-8b", {}, "H200", 0),
+        ("llama-3.1-8b", {"length": 512}, "H200", 64),  # everything is kept anyway
+    ],
+)
+def test_embeddings_stay_where_moving_them_is_impossible_or_gains_nothing(name, options, gpu, ram):
+    work = Work.of(name, **{"batch": 1, "length": 16384, **options})
+    assert not plan(work, Budget.of(gpu, gb=100, ram_gb=ram)).work.embedding_offload
+
+
+def test_copies_that_nothing_hides_cost_time_and_no_more():
+    card = catalog.gpu("H200")
+    work = Work.of("llama-3.1-8b", batch=1, length=8192, graphs=False)
+    slow = replace(card, host_gbps=card.host_gbps / 8)
+    for policy in ("offload", "offload-wide", "offload-all", "sloth"):
+        assert step_seconds(work.but(policy=policy), slow) > step_seconds(work.but(policy=policy), card)
+    assert step_seconds(work, slow) == step_seconds(work, card)
+    # One layer's copies leave while the next computes: moving all of it everywhere takes longer than the link alone.
+    everything = estimate_work(work.but(policy="offload-all"), card).host
+    assert step_seconds(work.but(policy="offload-all"), card) > 2 * everything / (card.host_gbps * 1e9)
