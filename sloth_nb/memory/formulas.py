@@ -146,7 +146,7 @@ def _engine_moments(work: Work, gpu: GPU, runs: list[_Run]) -> list[Moment]:
 
 def _unused(work: Work, gpu: GPU, full: _Fullest) -> int:
     """Pieces of the allocator's segments that nothing fits into."""
-    if not full.runs:
+    if not full.runs or gpu.is_cpu:
         return fragmentation(full.kinds)
     # Small gradients have segments of their own: the rest's are of no use to them.
     small = sum(run.count * run.small for run in full.runs)

@@ -27,5 +27,8 @@ def context_bytes(gpu: GPU) -> int:
 
 
 def fragmentation(kinds: dict[str, int]) -> int:
-    """Pieces of the allocator's blocks that nothing fits into, in transformers' own steps: of what comes and goes."""
+    """Pieces of the allocator's blocks that nothing fits into: a share of what comes and goes.
+
+    For what isn't walked through: a CPU, transformers' own steps.
+    """
     return int(0.04 * sum(kinds.get(kind, 0) for kind in MOVING))

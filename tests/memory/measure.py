@@ -92,7 +92,7 @@ def asked(work: Work) -> dict[str, Any]:
         "accumulation",
         "graphs",
     )
-    policy = work.policy if isinstance(work.policy, str) else list(work.policy)
+    policy = work.policy if isinstance(work.policy, str) else [str(name) for name in work.policy]
     return {"model": work.model.name, "policy": policy, **{name: getattr(work, name) for name in names}}
 
 
