@@ -53,6 +53,9 @@ class WholeStep:
         self, stretches: Sequence[Stretch], stands_for: Sequence[int], *, buffers: bool = False
     ) -> None:
         self.by_name = {stretch.name: stretch for stretch in stretches}
+        self.layers_of: dict[int, list[int]] = {}
+        for layer, place in enumerate(stands_for):
+            self.layers_of.setdefault(place, []).append(layer)
         self.home = {n: s.place for s in stretches for what, n, _ in s.events if what == "come"}
         layers = range(len(stands_for))
         self.order: list[tuple[str, Any, int]] = [("forward", stretches[0].name, OUTSIDE)]
@@ -100,14 +103,22 @@ class WholeStep:
         place: int,
         size: int | None,
     ) -> tuple[int, Block] | None:
-        """The tensor of this number, as this layer sees it: its own, or the same one of its neighbour.
+        """The tensor of this number, as this layer sees it: its own, or that of a layer as far away as it was.
 
-        A neighbour for which another place stands has one of the same size.
+        Between two layers others may have been left out; and another place may stand for that layer, whose tensor is
+        then known by its size.
         """
         home = self.home.get(number)
         if home is None:  # from before the step
             return None
-        tensors = live.get(OUTSIDE if home == OUTSIDE else layer + home - place, {})
-        if number not in tensors:
-            number = next((other for other, (bytes_, _) in tensors.items() if bytes_ == size), OUTSIDE)
-        return tensors.pop(number, None)
+        if home == OUTSIDE:
+            return live.get(OUTSIDE, {}).pop(number, None)
+        there = layer + home - place
+        for other in sorted(self.layers_of[home], key=lambda other: abs(other - there)):
+            if number in live.get(other, ()):
+                return live[other].pop(number)
+            if other == there:
+                break
+        tensors = live.get(there, {})
+        alike = next((other for other, (bytes_, _) in tensors.items() if bytes_ == size), OUTSIDE)
+        return tensors.pop(alike, None)

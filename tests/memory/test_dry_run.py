@@ -155,3 +155,13 @@ def test_a_layer_lets_go_of_what_its_neighbour_made():
     allocator = CachingAllocator()
     _, left = WholeStep([Stretch("begin"), *up, *down], [0, 1, 1, 1]).run(allocator)
     assert len(left) == 1 and allocator.allocated_peak == 40 * MIB
+
+
+def test_what_goes_some_layers_later_goes_though_layers_between_were_left_out():
+    """A wide tensor on its way to the host leaves piece by piece, over layers of which only some are run."""
+    up = [Stretch(("forward", i), [("come", 0, 30 * MIB)] if i == 0 else []) for i in range(4)]
+    up[3].events.append(("go", 0, 30 * MIB))
+    down = [Stretch(("backward", i)) for i in range(4)]
+    allocator = CachingAllocator()
+    _, left = WholeStep([Stretch("begin"), *up, *down], [0, 1, 2, 2, 2, 3]).run(allocator)
+    assert left == [] and allocator.allocated == 0
