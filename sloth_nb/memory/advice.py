@@ -170,7 +170,9 @@ class _Search:
                     yield chosen
 
     def _needed(self, chosen: tuple[_Step, ...], helpers: tuple[_Step, ...]) -> tuple[_Step, ...]:
-        """Those of the helpers that can't be left out, the dearest tried first."""
+        """Those of the helpers that can't be left out, the dearest tried first; often that is all of them at once."""
+        if self.fits(chosen):
+            return ()
         for helper in sorted(helpers, key=lambda step: -step.weight):
             rest = tuple(step for step in helpers if step is not helper)
             if self.fits((*chosen, *rest)):

@@ -122,7 +122,7 @@ def _engine_moments(work: Work, gpu: GPU, runs: list[_Run]) -> list[Moment]:
         Moment("loss", {"activations": held, "loss": loss.peak, "workspace": hidden + turns}),
     ]
     # The embeddings are the lowest layer's input, and held by their caller as long as the forward runs.
-    embeddings = 0 if "input" in work.policies(gpu)[0].device else hidden
+    embeddings = 0 if "input" in runs[0].cost.policy.device else hidden
     below, done = held, loss.gradient
     # The gradient of the output arrives and is copied once, to be written to on the way down. The normed states are
     # the model's output, from which logits can still be made.
@@ -225,8 +225,9 @@ def _runs(work: Work, gpu: GPU) -> list[_Run]:
                 4 * work.rank * n for owner, x in wrapped if owner is block for n in (x.inputs, x.outputs)
             ]
             gradients, small = sum(sides), sum(size for size in sides if size <= SMALL)
-        for policy, same in groupby(policies[place : place + block.count]):
-            count = len(list(same))
+        for _, group in groupby(policies[place : place + block.count], id):
+            same = list(group)
+            policy, count = same[0], len(same)
             # The lowest of a run has another layer below it than the rest, which matters for what is on its way.
             for part, under in ((1, below), (count - 1, policy)):
                 if part:
@@ -251,10 +252,12 @@ def _outliving_gradients(work: Work, gpu: GPU, all_of_them: int, moments: list[M
     Accumulated ones outlive each micro-step. A captured step writes into buffers that stay, out of which
     accumulated ones are moved first.
     """
-    accumulates = work.accumulation > 1
+    accumulates, captured = work.accumulation > 1, work.captured(gpu)
+    if not (accumulates or captured):
+        return
     for moment in moments:
         made = moment.kinds.get("gradients", 0)
-        if work.captured(gpu):
+        if captured:
             moment.kinds["gradients"] = all_of_them * (2 if accumulates else 1)
         elif accumulates and work.lora and work.engine == "sloth":  # of all layers, handed over at the end
             moment.kinds["gradients"] = all_of_them + made

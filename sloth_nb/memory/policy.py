@@ -128,8 +128,9 @@ def sloth_policies(
         host_bytes, layers,
     )  # fmt: skip
     policies = [Policy((), moved)] * (layers - 1)
+    wider = Policy((), (*moved, "gate_up"))
     for n in range(wide):
-        policies[n * (layers - 1) // wide] = Policy((), (*moved, "gate_up"))
+        policies[n * (layers - 1) // wide] = wider
     return (*policies, Policy(moved))
 
 

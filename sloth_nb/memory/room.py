@@ -24,7 +24,7 @@ def plan_for_room(
 ) -> Plan:
     """The fastest plan for this work whose step fits ``room`` more bytes of the card.
 
-    Pure arithmetic, some milliseconds. The batch stays as it is, unless it may be ``split`` into micro-steps.
+    Pure arithmetic, some tens of milliseconds. The batch stays as it is, unless it may be ``split`` into micro-steps.
 
     Args:
         room: bytes of the card that are free or could be freed, while nothing of a step is held.
