@@ -92,7 +92,9 @@ def asked(work: Work) -> dict[str, Any]:
         "accumulation",
         "graphs",
     )
-    policy = work.policy if isinstance(work.policy, str) else [str(name) for name in work.policy]
+    policy = work.policy
+    if not isinstance(policy, str):
+        policy = [p if isinstance(p, str) else {"device": p.device, "host": p.host} for p in policy]
     return {"model": work.model.name, "policy": policy, **{name: getattr(work, name) for name in names}}
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from sloth_nb import catalog
 from sloth_nb.catalog import GPU, ModelInfo
 from sloth_nb.memory import Work
+from sloth_nb.memory.policy import Policy
 
-__all__ = ["build", "inputs_of", "install", "optimiser_of", "text_only"]
+__all__ = ["build", "inputs_of", "install", "optimiser_of", "text_only", "work_of"]
 
 DEVICE = "cuda"
 
@@ -21,6 +22,21 @@ def text_only(name: str) -> ModelInfo:
     if text is None:
         return info
     return replace(catalog.from_config(text, name=info.name), ids=info.ids)
+
+
+def work_of(row: dict[str, Any]) -> Work:
+    """The work that a row of a measured file ran: a policy a layer is by name, or by what it keeps and moves."""
+    names = Work.__dataclass_fields__.keys() - {"model"}
+    options = {name: row[name] for name in names if name in row}
+    if not isinstance(options["policy"], str):
+        same: dict[str, Policy] = {}
+        options["policy"] = tuple(
+            layer
+            if isinstance(layer, str)
+            else same.setdefault(str(layer), Policy(tuple(layer["device"]), tuple(layer["host"])))
+            for layer in options["policy"]
+        )
+    return Work.of(text_only(row["model"]), **options)
 
 
 def build(work: Work) -> Any:

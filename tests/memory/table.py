@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from real_models import text_only
+from real_models import work_of
 
 from sloth_nb import catalog
-from sloth_nb.memory import GB, Work, estimate_work
+from sloth_nb.memory import GB, estimate_work
 
 __all__ = ["lines"]
 
@@ -27,11 +27,11 @@ def lines(data: dict[str, Any], dry: bool = False) -> Iterator[str]:
     heads = ["work", "measured", *ways, "reserved", *ways]
     yield f"| {' | '.join(heads)} |"
     yield f"|{' --- |' * len(heads)}"
-    card, names = catalog.gpu(data["card"]), Work.__dataclass_fields__.keys() - {"model"}
+    card = catalog.gpu(data["card"])
     for row in data["rows"]:
         if not row["ok"]:
             continue
-        work = Work.of(text_only(row["model"]), **{name: row[name] for name in names if name in row})
+        work = work_of(row)
         said = estimate_work(work, card)
         answers = [said]
         if dry:

@@ -8,6 +8,7 @@ import measured_step
 import pytest
 import real_models
 import torch
+from real_models import work_of
 from table import lines
 
 from sloth_nb import catalog
@@ -152,3 +153,13 @@ def test_the_table_sets_predicted_beside_measured():
     rows = [{**measure.asked(work), **found}, {"ok": False}]
     _, _, line = lines({"card": "NVIDIA H200", "rows": rows})
     assert line.startswith("| qwen3-4b, qlora, rank 32") and "| +2.0 % |" in line and "| +0.0 % |" in line
+
+
+def test_a_row_is_read_as_the_work_that_it_ran():
+    """Whatever a layer's policy is, and though the engine's own rule may be another by then."""
+    from sloth_nb.memory.policy import Policy
+
+    policies = ("keep",) * 4 + (Policy(("input", "middle"), ("attention",)),) * 12 + ("offload",) * 16
+    work = Work.of("llama-3.1-8b", policy=policies, packed=True, rank=32)
+    row = json.loads(json.dumps({**measure.asked(work), "seconds": 1.0}))
+    assert work_of(row) == work

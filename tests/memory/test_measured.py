@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from real_models import work_of
 
 from sloth_nb import catalog
-from sloth_nb.memory import Work, estimate_work
+from sloth_nb.memory import estimate_work
 from sloth_nb.memory.dry_run import dry_run
 
 FILES = sorted((Path(__file__).parent / "data").glob("engine_*.json"))
@@ -16,16 +17,6 @@ ROWS = [
     for row in json.loads(file.read_text("utf-8"))["rows"]
     if row["ok"]
 ]
-
-
-def work_of(row):
-    """The work that a row ran; towers played no part."""
-    info = catalog.find(row["model"])
-    text = info.config.get("text_config")
-    if text is not None:
-        info = catalog.from_config(text, name=info.name)
-    names = Work.__dataclass_fields__.keys() - {"model"}
-    return Work.of(info, **{name: row[name] for name in names if name in row})
 
 
 def named(value):

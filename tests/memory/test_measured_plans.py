@@ -34,7 +34,7 @@ def named(case):
 @needs_a_file
 def test_every_budget_was_tried():
     assert {8, 16, 24, 40, 80} <= {plan["gb"] for plan, _ in CASES}
-    assert len(CASES) >= 9
+    assert len(CASES) >= 10
 
 
 @pytest.mark.parametrize("case", CASES, ids=named)
