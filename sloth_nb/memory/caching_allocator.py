@@ -52,15 +52,22 @@ class CachingAllocator:
         Raises:
             OutOfRoom: the cap is too low.
         """
-        size = max(UNIT, -(-size // UNIT) * UNIT)
+        size = -(-size // UNIT) * UNIT or UNIT
         small = size <= SMALL
         free = self._free[small]
-        place = bisect_left(free, (size, -1))
+        place = bisect_left(free, (size,))
         block = free.pop(place)[2] if place < len(free) else self._segment(size, small)
-        self._split(block, size)
+        rest = block.size - size
+        if rest > SMALL or (small and rest):  # what is split off is free
+            other = Block(rest, block.address + size, small, True, block, block.after)
+            if block.after is not None:
+                block.after.before = other
+            block.after, block.size = other, size
+            insort(free, (rest, other.address, other))
         block.free = False
         self.allocated += block.size
-        self.allocated_peak = max(self.allocated_peak, self.allocated)
+        if self.allocated > self.allocated_peak:
+            self.allocated_peak = self.allocated
         return block
 
     def _segment(self, size: int, small: bool) -> Block:
@@ -79,41 +86,24 @@ class CachingAllocator:
         self._next += whole
         return block
 
-    def _split(self, block: Block, size: int) -> None:
-        rest = block.size - size
-        if rest < UNIT if block.small else rest <= SMALL:
-            return
-        other = Block(rest, block.address + size, block.small, True, block, block.after)
-        if block.after is not None:
-            block.after.before = other
-        block.after, block.size = other, size
-        self._offer(other)
-
-    def _offer(self, block: Block) -> None:
-        block.free = True
-        insort(self._free[block.small], (block.size, block.address, block))
-
-    def _withdraw(self, block: Block) -> None:
-        free = self._free[block.small]
-        del free[bisect_left(free, (block.size, block.address))]
-
     def free(self, block: Block) -> None:
         """Takes a block back; free neighbours become one."""
         self.allocated -= block.size
-        before, after = block.before, block.after
+        free, before, after = self._free[block.small], block.before, block.after
         if before is not None and before.free:
-            self._withdraw(before)
+            del free[bisect_left(free, (before.size, before.address))]
             block.address, block.size = before.address, block.size + before.size
             block.before = before.before
             if block.before is not None:
                 block.before.after = block
         if after is not None and after.free:
-            self._withdraw(after)
+            del free[bisect_left(free, (after.size, after.address))]
             block.size += after.size
             block.after = after.after
             if block.after is not None:
                 block.after.before = block
-        self._offer(block)
+        block.free = True
+        insort(free, (block.size, block.address, block))
 
     def empty_cache(self) -> None:
         """Gives the segments back of which nothing is used."""

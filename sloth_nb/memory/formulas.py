@@ -178,7 +178,7 @@ def _large_reserved(work: Work, gpu: GPU, runs: list[_Run]) -> int:
                 _WALKS.clear()
             known = _WALKS[key] = work.model, _walked(work, gpu, tokens, joined, walked)
         answer = known[1]
-        more = zip(counts, walked, answer.each, strict=True)
+        more = zip(counts, answer.counts, answer.each, strict=True)
         found.append(answer.reserved + sum(int((all_ - some) * each) for all_, some, each in more))
     return found[0] + (found[-1] - found[0]) * (work.tokens - low) // step
 

@@ -35,10 +35,14 @@ class Kind:
 
 @dataclass(frozen=True)
 class Walk:
-    """What large tensors made the allocator reserve, and what each further layer of each kind would add."""
+    """What large tensors made the allocator reserve, and what each further layer of each kind would add.
+
+    ``counts``: how many layers of each kind were walked through.
+    """
 
     reserved: int
     each: tuple[float, ...]
+    counts: tuple[int, ...]
 
 
 def walked_counts(counts: Sequence[int]) -> tuple[int, ...]:
@@ -54,21 +58,30 @@ def walk(kinds: Sequence[Kind], counts: Sequence[int], hidden: int, room: int, l
     """One step through the allocator's rules.
 
     Args:
-        kinds: bottom to top; of each so many layers as ``counts`` says.
+        kinds: bottom to top; of each so many layers as ``counts`` says, or fewer where they repeat themselves.
         hidden: bytes of the hidden states. room: that the gradient has beside it.
         loss: bytes of what the loss makes beside the hidden states' gradient.
     """
     step = _Step(hidden)
-    each = []
+    each, walked = [], []
     for kind, count in zip(kinds, counts, strict=True):
-        marks = []
+        grown: list[int] = []
         for _ in range(count):
+            before = step.allocator.reserved
             step.up(kind)
-            marks.append(step.allocator.reserved)
-        each.append((marks[-1] - marks[-1 - PERIOD]) / PERIOD if count > PERIOD else kind.held)
+            grown.append(step.allocator.reserved - before)
+            if len(grown) > PERIOD and _repeats(grown[-PERIOD:]):
+                break
+        each.append(sum(grown[-PERIOD:]) / PERIOD if len(grown) > PERIOD else kind.held)
+        walked.append(len(grown))
     step.turn(hidden, room, loss)
     step.down()
-    return Walk(step.allocator.reserved_peak, tuple(each))
+    return Walk(step.allocator.reserved_peak, tuple(each), tuple(walked))
+
+
+def _repeats(grown: list[int]) -> bool:
+    """Whether each layer, each second or each third makes the allocator grow as the one before."""
+    return grown[:3] == grown[3:] or grown[:2] == grown[2:4] == grown[4:]
 
 
 class _Step:
