@@ -10,11 +10,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Offloader", "Parked"]
+__all__ = ["Offloader", "Parked", "slab_bytes"]
 
 # Host memory is pinned so many bytes at a time: twice as fast as buffer by buffer. Registering memory of our own would
 # be faster still, but a fork (a data loader's worker) copies all of that.
 _SLAB_BYTES, _SLAB_BUFFERS = 512 << 20, 16
+# Of a slab may be left over.
+_SLAB_REST = 1 / 8
+
+
+def slab_bytes(size: int) -> int:
+    """How much is pinned at once for buffers of ``size`` bytes: up to 16 of them, at most an eighth of it left over.
+
+    torch pins whole powers of two, whatever is asked for: a buffer of 1.3 GB by itself takes 2 GB of RAM.
+    """
+    least = 1 << (size - 1).bit_length()
+    fitting = [
+        slab
+        for slab in (least << more for more in range(_SLAB_BUFFERS.bit_length()))
+        if slab <= _SLAB_BUFFERS * size and slab % size <= _SLAB_REST * slab
+    ]
+    return max((slab for slab in fitting if slab <= _SLAB_BYTES), default=fitting[0])
 
 
 @dataclass
@@ -41,9 +57,9 @@ class Offloader:
     def _take(self, size: int) -> Tensor:
         stack = self._free.setdefault(size, [])
         if not stack:
-            slab = size * max(1, min(_SLAB_BUFFERS, _SLAB_BYTES // size))
-            stack.extend(torch.empty(slab, dtype=torch.uint8, pin_memory=True).split(size))
-            self.pinned_bytes += slab
+            slab = torch.empty(slab_bytes(size), dtype=torch.uint8, pin_memory=True)
+            stack.extend(slab[: slab.numel() // size * size].split(size))
+            self.pinned_bytes += slab.numel()
         return stack.pop()
 
     def settle(self) -> None:

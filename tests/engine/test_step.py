@@ -3,8 +3,11 @@
 import pytest
 import torch
 from families import CONFIGS, adapted_model, batch, step
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sloth_nb.engine import rules
+from sloth_nb.engine.offload import slab_bytes
 from sloth_nb.engine.policy import activation_bytes
 from sloth_nb.engine.rules import offload_policies
 from sloth_nb.engine.step import CausalStep
@@ -80,3 +83,11 @@ def test_a_small_host_moves_no_more_than_it_can_hold():
     policies = moved(seconds=1e3, host=host)
     total = sum(SIZES[name] for p in policies for name in p.host)
     assert total <= host and all("qkv" not in p.host for p in policies)
+
+
+@given(size=st.integers(1, 1 << 36))
+def test_little_of_what_is_pinned_is_left_over(size):
+    slab = slab_bytes(size)
+    assert slab.bit_count() == 1 and size <= slab <= 16 * size
+    assert slab % size <= slab / 8
+    assert slab <= max(512 << 20, 16 * size) and (slab <= 512 << 20 or size > (512 << 20) // 16)
