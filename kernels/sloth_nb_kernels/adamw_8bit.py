@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .launch import launch, runs_triton, tl, triton
+from .launch import launch, pretending, runs_triton, tl, triton
 
 __all__ = ["BLOCK", "AdamW8bitStep", "Moments", "adamw_8bit_reference"]
 
@@ -212,13 +213,15 @@ class AdamW8bitStep:
             self._tables = (*tables, *map(_midpoints, tables))
         device, span = moments[0].parameter.device, _ROWS * BLOCK
         sizes = tuple(each.parameter.numel() for each in moments)
-        addresses = [tensor.data_ptr() for each in moments for tensor in each]
+        # In a dry run there is no memory, and what is made is as aligned as allocations are.
+        dry = pretending()
+        addresses = [0 if dry else tensor.data_ptr() for each in moments for tensor in each]
         if self._owner is None or self._owner.device != device or sizes != self._sizes:
             self._sizes, self._addresses = sizes, []
-            programs = torch.tensor([-(-size // span) for size in sizes])
-            self._firsts = (programs.cumsum(0) - programs).tolist()
-            owner = torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(programs)
-            self._owner = owner.to(device)
+            programs = [-(-size // span) for size in sizes]
+            *self._firsts, total = accumulate(programs, initial=0)
+            numbers = torch.arange(len(sizes), dtype=torch.int32)
+            self._owner = numbers.repeat_interleave(torch.tensor(programs), output_size=total).to(device)
         if addresses != self._addresses:
             self._addresses = addresses
             rows = torch.tensor(addresses).view(len(sizes), 6)

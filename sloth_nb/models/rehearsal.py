@@ -8,6 +8,8 @@ from concurrent.futures import Future
 from typing import Any
 
 import torch
+from sloth_nb_kernels import AdamW8bitStep, Moments
+from sloth_nb_kernels.adamw_8bit import BLOCK
 from sloth_nb_kernels.ahead import compile_ahead
 from sloth_nb_kernels.launch import HAS_TRITON, pretend
 
@@ -45,7 +47,21 @@ def step_launches(
             return []
         ids = torch.zeros(1, _LENGTH, dtype=torch.int64)
         model(input_ids=ids, labels=ids).loss.backward()
+        _step([p for p in model.parameters() if p.grad is not None])
     return launches
+
+
+def _step(parameters: list[Any]) -> None:
+    """One of the 8-bit optimiser, which nearly everybody takes."""
+    moments = []
+    for parameter in parameters:
+        codes, absmax = (
+            torch.empty(parameter.shape, dtype=torch.uint8),
+            torch.empty(-(-parameter.numel() // BLOCK)),
+        )
+        moments.append(Moments(parameter.detach(), parameter.grad, codes, codes, absmax, absmax))
+    levels, rates = torch.empty(256), {"lr": 1e-4, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+    AdamW8bitStep()(moments, (levels, levels), **rates, step=1)
 
 
 def rehearse(config: Any, *, method: str, dtype: torch.dtype, device: torch.device) -> list[Future]:
