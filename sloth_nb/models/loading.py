@@ -116,8 +116,9 @@ def load(
         auto_model: the class to load with, such as ``WhisperForConditionalGeneration``; None chooses.
         whisper_language, whisper_task: written into the generation settings of a Whisper model.
         target_parameters: kept as the default of ``get_peft_model``.
-        plan: "auto" chooses when training begins what each layer keeps, recomputes or moves to the host, for the
-            room that there is then, wherever checkpointing is asked for as True, "sloth" or "unsloth".
+        plan: "auto" chooses when training begins what each layer keeps, recomputes or moves to the host, and whether
+            the input embedding goes there, for the room that there is then, wherever checkpointing is asked for as
+            True, "sloth" or "unsloth".
         offload_embedding: keeps the input embedding in pinned host memory, which frees its room on the card
             (a gigabyte of Llama 3.1 8B) for about a millisecond a step. Where it is the output head as well or
             is trained, it stays, and a warning says so.

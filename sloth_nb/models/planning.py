@@ -20,6 +20,7 @@ from sloth_nb.memory.machine import devices, free_ram
 from sloth_nb.memory.room import STANDING, plan_for_room
 
 from . import recomputing
+from .host_embedding import offload_embedding, why_embedding_stays
 from .install import engine_of, report_of
 from .workload import work_of
 
@@ -80,7 +81,7 @@ class AutoPlan:
         if self.work is None:
             return None
         try:
-            self.largest = self._fit(self.work)
+            self.largest = self._fit(self.work, embeddings=self._may_move_embeddings())
         except HardwareError as refusal:
             by_hand = "offload" if self.host else "lean"
             raise HardwareError(
@@ -99,6 +100,9 @@ class AutoPlan:
     def _take(self, made: memory.Plan) -> None:
         """What a plan says of the whole run, beside the policies."""
         model, engine = self._model(), self._engine()
+        if made.work.embedding_offload and self.work is not None and not self.work.embedding_offload:
+            self.room += offload_embedding(model)
+            self.work = self.work.but(embedding_offload=True)
         if engine is not None:
             engine.settings.loss_chunk_bytes = made.work.loss_chunk
             engine.settings.cuda_graphs = made.work.graphs
@@ -169,6 +173,8 @@ class AutoPlan:
             free = torch.cuda.mem_get_info(device)[0]
             cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
             self.room, self.host = free + cached - LOADED_LATER, int(HOST_SHARE * free_ram())
+            if work.embedding_offload:  # there already, and counted once more by every estimate
+                self.host += 2 * work.model.shape.embedding_parameters
         else:
             self.gpu = memory.device_for("cpu")
             self.room, self.host = int(CPU_SHARE * free_ram()), 0
@@ -176,8 +182,13 @@ class AutoPlan:
         self.room = self.room * 2 // max(2, model.dtype.itemsize)
         self.work = work.but(policy="recompute")
 
-    def _fit(self, work: memory.Work) -> memory.Plan:
+    def _may_move_embeddings(self) -> bool:
+        return self.host > 0 and why_embedding_stays(self._model()) is None
+
+    def _fit(self, work: memory.Work, embeddings: bool = False) -> memory.Plan:
         """The plan that fits; for transformers' own modules, whether they recompute.
+
+        With ``embeddings`` it may want them in host memory, which is done once, before the first step.
 
         Raises:
             HardwareError: nothing fits.
@@ -189,6 +200,7 @@ class AutoPlan:
             host=self.host,
             gpu=self.gpu,
             optimiser_is_there=self._optimiser_is_there,
+            embeddings=embeddings,
         )
         engine = self._engine()
         if engine is None or not made.work.captured(self.gpu):
@@ -199,7 +211,7 @@ class AutoPlan:
         )
         if engine.replays.most * moving <= self.room:
             return made
-        return self._fit(work.but(graphs=False))
+        return self._fit(work.but(graphs=False), embeddings)
 
     def _engine(self) -> Any:
         model = self._model()

@@ -1,5 +1,7 @@
 """plan="auto": what is kept follows the room, shape by shape, and hand-made choices go before it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -151,3 +153,57 @@ def test_the_plan_of_loading_goes_before_a_notebook_s_unsloth_and_a_named_policy
 def test_another_plan_is_refused():
     with pytest.raises(ModelError, match="plan='fast' is not known; it is \"auto\" or None"):
         FastLanguageModel.from_pretrained("smollm2-135m-instruct", plan="fast")
+
+
+def test_a_plan_that_wants_the_embeddings_on_the_host_gets_them_there_once(tiny_model, ram, monkeypatch):
+    moved = []
+    monkeypatch.setattr(planning, "why_embedding_stays", lambda model: None)
+    monkeypatch.setattr(planning, "offload_embedding", lambda model: moved.append(model) or 7 * MIB)
+    made = tiny_model("llama", vocab_size=512, tie_word_embeddings=False)
+    set_checkpointing(made, "auto")
+    planner = auto_plan_of(made)
+    asked = []
+
+    def plan_for_room(work, *, room, host, embeddings, **options):
+        asked.append((embeddings, room, work.embedding_offload))
+        answer = real(work, room=room, host=1 << 40, embeddings=False, **options)
+        return replace(answer, work=answer.work.but(embedding_offload=True)) if embeddings else answer
+
+    real = planning.plan_for_room
+    monkeypatch.setattr(planning, "plan_for_room", plan_for_room)
+    monkeypatch.setattr(planning.AutoPlan, "_may_move_embeddings", lambda self: not moved)
+    planner.begin(**LARGEST)
+    room = planner.room
+    assert moved == [made] and planner.work.embedding_offload
+    assert room == asked[0][1] + 7 * MIB  # what it freed is there for the next plans
+    planner.plan(1000, 100)
+    planner.tighten()
+    assert moved == [made] and [embeddings for embeddings, *_ in asked] == [True, False, False]
+
+
+def test_embeddings_stay_where_there_is_no_host_apart(model, ram):
+    planner = auto_plan_of(model)
+    planner.begin(**LARGEST)
+    assert not planner._may_move_embeddings()
+
+
+@pytest.mark.gpu
+def test_on_a_card_that_is_short_of_room_embeddings_move_before_the_first_step(tiny_model, monkeypatch):
+    from sloth_nb.memory.machine import devices
+    from sloth_nb.models.host_embedding import HostEmbedding
+
+    made = tiny_model("llama", vocab_size=131072, tie_word_embeddings=False).to("cuda", torch.bfloat16)
+    made = FastLanguageModel.get_peft_model(made.requires_grad_(False), use_gradient_checkpointing="auto")
+    planner = auto_plan_of(made)
+    largest = planner.begin(batch=8, length=2048)
+    assert set(largest.work.policy) == {"keep"} and not largest.work.embedding_offload
+    monkeypatch.setattr(
+        torch.cuda,
+        "mem_get_info",
+        lambda device=None: (int(moving(largest) * MIB * 0.9), devices()[0].gpu.memory),
+    )
+    torch.cuda.empty_cache()
+    largest = planner.begin(batch=8, length=2048)
+    assert largest.work.embedding_offload and isinstance(made.get_input_embeddings(), HostEmbedding)
+    ids = torch.randint(4, 1000, (8, 2048), device="cuda")
+    assert made.train()(input_ids=ids, labels=ids).loss.isfinite()
