@@ -40,8 +40,6 @@ class CachingAllocator:
     def __init__(self, cap: int | None = None) -> None:
         self.cap = cap
         self.allocated = self.reserved = self.allocated_peak = self.reserved_peak = 0
-        self.returned = 0
-        """How often the cap made it give segments back."""
         # Free blocks by size and address, of small and large requests.
         self._free: dict[bool, list[tuple[int, int, Block]]] = {True: [], False: []}
         self._next = 0
@@ -77,7 +75,6 @@ class CachingAllocator:
             whole = MIDDLE_SEGMENT if size < MIDDLE else -(-size // STEP) * STEP
         if self.cap is not None and self.reserved + whole > self.cap:
             self.empty_cache()
-            self.returned += 1
             if self.reserved + whole > self.cap:
                 raise OutOfRoom(f"{size} bytes: {self.reserved} are reserved of {self.cap}")
         self.reserved += whole
@@ -111,6 +108,3 @@ class CachingAllocator:
             kept = [entry for entry in free if entry[2].before is not None or entry[2].after is not None]
             self.reserved -= sum(size for size, _, _ in free) - sum(size for size, _, _ in kept)
             self._free[small] = kept
-
-    def reset_peaks(self) -> None:
-        self.allocated_peak, self.reserved_peak = self.allocated, self.reserved

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from sloth_nb.catalog import GPU
 from sloth_nb.errors import ModelError, TrainingError
-from sloth_nb.memory.caching_allocator import CachingAllocator
+from sloth_nb.memory.caching_allocator import CachingAllocator, OutOfRoom
 from sloth_nb.memory.estimate import Estimate
 from sloth_nb.memory.formulas import estimate_work
-from sloth_nb.memory.libraries import MOVING, library_bytes
+from sloth_nb.memory.libraries import MOVING, context_bytes, library_bytes
 from sloth_nb.memory.weights import standing
 from sloth_nb.memory.whole_step import Stretch, WholeStep
 from sloth_nb.memory.work import Work
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from sloth_nb.memory.fake_allocator import FakeAllocator
 
-__all__ = ["dry_run"]
+__all__ = ["dry_run", "runs_within"]
 
 # Layers at either end of a run of one policy that are run themselves: what is on its way to or from the host
 # reaches one layer further.
@@ -44,6 +44,28 @@ def dry_run(work: Work, gpu: GPU) -> Estimate:
         ModelError: transformers can't build this model, or the engine doesn't run it.
         TrainingError: the work is not this engine's.
     """
+    allocator = CachingAllocator()
+    moment = _two_steps(allocator, work, gpu, *_recorded(work, gpu))
+    return _explained(estimate_work(work, gpu), allocator, moment)
+
+
+def runs_within(work: Work, gpu: GPU, memory: int) -> bool:
+    """Whether two steps run with no more than this of the card, the driver's own included.
+
+    Before it runs out the allocator gives back what is wholly free, so that this may be less than what a step
+    reserves when nobody stops it. Raises as ``dry_run`` does.
+    """
+    allocator = CachingAllocator(memory - context_bytes(gpu))
+    recorded = _recorded(work, gpu)
+    try:
+        _two_steps(allocator, work, gpu, *recorded)
+    except OutOfRoom:
+        return False
+    return True
+
+
+def _recorded(work: Work, gpu: GPU) -> tuple[WholeStep, list[int]]:
+    """One step, and what the optimiser's own makes meanwhile."""
     from sloth_nb.memory.fake_model import layer_kinds, text_config
 
     if work.engine != "sloth":
@@ -60,12 +82,9 @@ def dry_run(work: Work, gpu: GPU) -> Estimate:
         )
     chosen, stands_for = _sample(work.policies(gpu), kinds)
     with ExitStack() as stack:
-        allocator = _enter(stack, gpu)
-        stretches, optimised = _run(work, gpu, config, chosen, stands_for, allocator)
-    allocator, moment = _replayed(
-        work, gpu, WholeStep(stretches, stands_for, buffers=work.captured(gpu)), optimised
-    )
-    return _explained(estimate_work(work, gpu), allocator, moment)
+        recorder = _enter(stack, gpu)
+        stretches, optimised = _run(work, gpu, config, chosen, stands_for, recorder)
+    return WholeStep(stretches, stands_for, buffers=work.captured(gpu)), optimised
 
 
 def _sample(policies: tuple[Any, ...], kinds: tuple[str, ...]) -> tuple[list[int], list[int]]:
@@ -139,9 +158,11 @@ def _run(
     return stretches, [int(each * count) for count in counts]
 
 
-def _replayed(work: Work, gpu: GPU, step: WholeStep, optimised: list[int]) -> tuple[CachingAllocator, str]:
-    """The allocator after two steps, and the fullest moment: the second finds the first's segments."""
-    allocator, base = CachingAllocator(), standing(work)
+def _two_steps(
+    allocator: CachingAllocator, work: Work, gpu: GPU, step: WholeStep, optimised: list[int]
+) -> str:
+    """Through the allocator; the second step finds the first's segments. Returns the fullest moment."""
+    base = standing(work)
     gradients = base.gradients * ((work.accumulation > 1) + work.captured(gpu))
     for size in (base.weights, base.adapters, base.optimiser, gradients):
         if size:
@@ -160,7 +181,7 @@ def _replayed(work: Work, gpu: GPU, step: WholeStep, optimised: list[int]) -> tu
             moment = "optimiser step"
         for block in [*made, *left]:
             allocator.free(block)
-    return allocator, moment
+    return moment
 
 
 def _inputs(work: Work) -> dict[str, Any]:

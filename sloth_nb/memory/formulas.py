@@ -23,7 +23,7 @@ from sloth_nb.memory.unused import Kind, Walk, walk, walked_counts
 from sloth_nb.memory.weights import Standing, standing
 from sloth_nb.memory.work import Work
 
-__all__ = ["estimate_work", "rough_total", "standing_total", "unused_share"]
+__all__ = ["estimate_work", "standing_total"]
 
 
 def estimate_work(work: Work, gpu: GPU) -> Estimate:
@@ -39,17 +39,6 @@ def estimate_work(work: Work, gpu: GPU) -> Estimate:
         trainable=full.base.trainable,
         notes=notes_on(work),
     )
-
-
-def rough_total(work: Work, gpu: GPU, unused: float) -> int:
-    """The total with unused pieces as this share of what comes and goes: for searches, which try many works."""
-    kinds = _fullest(work, gpu).kinds
-    return sum(kinds.values()) + int(unused * _moving(kinds)) + context_bytes(gpu)
-
-
-def unused_share(estimate: Estimate) -> float:
-    """What an estimate's unused pieces are of what comes and goes."""
-    return estimate.kinds.get("fragmentation", 0) / max(1, _moving(estimate.kinds))
 
 
 def standing_total(work: Work, gpu: GPU) -> int:

@@ -10,7 +10,7 @@ from sloth_nb import catalog
 from sloth_nb.errors import ModelError, TrainingError
 from sloth_nb.memory import Work, estimate_work
 from sloth_nb.memory.caching_allocator import CachingAllocator
-from sloth_nb.memory.dry_run import _sample, dry_run
+from sloth_nb.memory.dry_run import _sample, dry_run, runs_within
 from sloth_nb.memory.whole_step import Stretch, WholeStep
 
 H200 = catalog.gpu("H200")
@@ -165,3 +165,10 @@ def test_what_goes_some_layers_later_goes_though_layers_between_were_left_out():
     allocator = CachingAllocator()
     _, left = WholeStep([Stretch("begin"), *up, *down], [0, 1, 2, 2, 2, 3]).run(allocator)
     assert left == [] and allocator.allocated == 0
+
+
+def test_a_work_runs_within_what_it_reserves_and_not_within_what_its_tensors_take():
+    work = Work.of("llama-3.2-1b", batch=1, length=4096, policy="recompute", graphs=False)
+    said = dry_run(work, H200)
+    assert runs_within(work, H200, said.total)
+    assert not runs_within(work, H200, said.tensors)

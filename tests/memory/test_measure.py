@@ -163,3 +163,18 @@ def test_a_row_is_read_as_the_work_that_it_ran():
     work = Work.of("llama-3.1-8b", policy=policies, packed=True, rank=32)
     row = json.loads(json.dumps({**measure.asked(work), "seconds": 1.0}))
     assert work_of(row) == work
+
+
+CASES = [(name, *case) for name, cases in measure.PLANS for case in cases]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "batch", "length", "gb"), CASES)
+def test_the_plans_to_be_measured_run_under_their_caps_on_paper(name, batch, length, gb):
+    """Before a card is asked: the engine's own step on fake tensors, through the allocator's rules with the cap."""
+    from sloth_nb.memory.dry_run import runs_within
+
+    work = Work.of(real_models.text_only(name), batch=batch, length=length, rank=32, graphs=False)
+    budget = Budget.of("H200", gb=gb, ram_gb=measure.RAM_GB)
+    made = plan(work, budget, embeddings=False)
+    assert runs_within(made.work, budget.gpu, budget.device)
