@@ -19,7 +19,7 @@ from sloth_nb.memory.moment import Moment, added
 from sloth_nb.memory.notes import notes_on
 from sloth_nb.memory.plain import plain_moments
 from sloth_nb.memory.policy import Policy
-from sloth_nb.memory.unused import Kind, Walk, walk, walked_counts
+from sloth_nb.memory.unused import Around, Kind, Walk, walk, walked_counts
 from sloth_nb.memory.weights import Standing, standing
 from sloth_nb.memory.work import Work
 
@@ -149,7 +149,7 @@ def _large_reserved(work: Work, gpu: GPU, runs: list[_Run]) -> int:
     """
     joined = _joined(runs)
     counts = [count for _, count in joined]
-    walked = walked_counts(counts)
+    walked = walked_counts(counts, whole=not work.lora)
     step = 1 << max(0, work.tokens.bit_length() - 3)
     if any(block.positions for block in work.model.shape.blocks):
         step = 1
@@ -183,8 +183,11 @@ def _walked(
         work = work.but(task="sft", batch=1, length=tokens, policy=work.policies(gpu))
         joined = _joined(_runs(work, gpu))
     layers = [Kind(cost.passes, cost.moved, cost.held) for cost, _ in joined]
+    shape, loss = work.model.shape, loss_cost(work)
     room = 2 * tokens * max(cost.room for cost, _ in joined)
-    return walk(layers, counts, 2 * tokens * work.model.shape.hidden, room, loss_cost(work).parts)
+    embedding = 0 if work.lora else 2 * shape.embedding_parameters
+    around = Around(2 * tokens * shape.hidden, room, loss.parts, loss.gradient, embedding)
+    return walk(layers, counts, around)
 
 
 def _joined(runs: list[_Run]) -> list[tuple[LayerCost, int]]:

@@ -16,7 +16,7 @@ from sloth_nb.memory.caching_allocator import SMALL, Block, CachingAllocator
 if TYPE_CHECKING:
     from sloth_nb.memory.layers import Passes
 
-__all__ = ["Kind", "Walk", "walk", "walked_counts"]
+__all__ = ["Around", "Kind", "Walk", "walk", "walked_counts"]
 
 # So many layers of a kind are walked through, until what happens goes on happening, and the last six of them tell how
 # the rest does: the pattern may repeat every second or third. Downwards fewer are enough: nothing is kept there.
@@ -45,8 +45,10 @@ class Walk:
     counts: tuple[int, ...]
 
 
-def walked_counts(counts: Sequence[int]) -> tuple[int, ...]:
-    """How many layers of each kind, bottom to top, are walked through when there are so many."""
+def walked_counts(counts: Sequence[int], *, whole: bool = False) -> tuple[int, ...]:
+    """How many layers of each kind, bottom to top, are walked through when there are so many; ``whole``: all."""
+    if whole:
+        return tuple(counts)
     left, found = MOST, []
     for count in reversed(counts):
         found.append(min(count, LAYERS, left))
@@ -54,15 +56,34 @@ def walked_counts(counts: Sequence[int]) -> tuple[int, ...]:
     return tuple(reversed(found))
 
 
-def walk(kinds: Sequence[Kind], counts: Sequence[int], hidden: int, room: int, loss: Sequence[int]) -> Walk:
+@dataclass(frozen=True)
+class Around:
+    """Bytes of what a step makes above and below its layers.
+
+    Attributes:
+        hidden: the hidden states. room: what their gradient has beside it.
+        loss: what the loss makes for itself. head, embedding: their gradients, where they are trained: then the
+            gradients of the layers, which stay, are as large as anything, and the whole step is walked through.
+    """
+
+    hidden: int
+    room: int
+    loss: tuple[int, ...]
+    head: int = 0
+    embedding: int = 0
+
+    @property
+    def whole(self) -> bool:
+        return self.embedding > 0
+
+
+def walk(kinds: Sequence[Kind], counts: Sequence[int], around: Around) -> Walk:
     """One step through the allocator's rules.
 
     Args:
         kinds: bottom to top; of each so many layers as ``counts`` says, or fewer where they repeat themselves.
-        hidden: bytes of the hidden states. room: that the gradient has beside it.
-        loss: bytes of what the loss makes beside the hidden states' gradient.
     """
-    step = _Step(hidden)
+    step = _Step(around)
     each, walked = [], []
     for kind, count in zip(kinds, counts, strict=True):
         grown: list[int] = []
@@ -70,12 +91,12 @@ def walk(kinds: Sequence[Kind], counts: Sequence[int], hidden: int, room: int, l
             before = step.allocator.reserved
             step.up(kind)
             grown.append(step.allocator.reserved - before)
-            if len(grown) > PERIOD and _repeats(grown[-PERIOD:]):
+            if len(grown) > PERIOD and _repeats(grown[-PERIOD:]) and not around.whole:
                 break
         each.append(sum(grown[-PERIOD:]) / PERIOD if len(grown) > PERIOD else kind.held)
         walked.append(len(grown))
-    step.turn(hidden, room, loss)
-    step.down()
+    step.turn()
+    step.down(len(step.tapes) if around.whole else DOWN)
     return Walk(step.allocator.reserved_peak, tuple(each), tuple(walked))
 
 
@@ -87,10 +108,11 @@ def _repeats(grown: list[int]) -> bool:
 class _Step:
     """One step over the layers that are walked through."""
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, around: Around) -> None:
+        self.around = around
         self.allocator = CachingAllocator()
         # Small tensors are not followed: theirs are None.
-        self.x = self.allocator.allocate(hidden) if hidden > SMALL else None
+        self.x = self.allocator.allocate(around.hidden) if around.hidden > SMALL else None
         self.leaving: list[Block] = []
         self.tapes: list[tuple[Kind, dict[str, Block]]] = []
 
@@ -107,25 +129,27 @@ class _Step:
         self.tapes.append((kind, tape))
         self.x = out
 
-    def turn(self, hidden: int, room: int, loss: Sequence[int]) -> None:
+    def turn(self) -> None:
         """The last norm, the loss, and the gradient of the layers' output."""
-        take, free = self.allocator.allocate, self.allocator.free
+        take, free, hidden = self.allocator.allocate, self.allocator.free, self.around.hidden
         for block in self.leaving:
             free(block)
         take(hidden)  # the normed states, which the model's output holds
-        made = [take(size) for size in loss]
+        made = [take(size) for size in self.around.loss]
         gradient = take(hidden)
+        if self.around.head:
+            take(self.around.head)
         for block in made:
             free(block)
         take(hidden)
         free(gradient)
         if self.x is not None:
             free(self.x)
-        take(hidden + room)
+        take(hidden + self.around.room)
 
-    def down(self) -> None:
-        """The backward of the uppermost layers."""
-        for place in range(len(self.tapes) - 1, max(len(self.tapes) - 1 - DOWN, -1), -1):
+    def down(self, layers: int) -> None:
+        """The backward of the uppermost layers; of the embedding, too, where it is trained."""
+        for place in range(len(self.tapes) - 1, max(len(self.tapes) - 1 - layers, -1), -1):
             kind, tape = self.tapes[place]
             for name in kind.passes.found:  # of the uppermost layer nobody called anything back before
                 if name not in tape:
@@ -134,6 +158,8 @@ class _Step:
             if place:
                 below = self.tapes[place - 1][1]
                 below |= {name: blocks[number] for name, number in kind.passes.called.items()}
+        if self.around.embedding:
+            self.allocator.allocate(self.around.embedding)
 
     def _walk(self, events: Sequence[int], blocks: list[Block | None]) -> list[Block | None]:
         take, free = self.allocator.allocate, self.allocator.free

@@ -5,7 +5,7 @@ import pytest
 from sloth_nb import catalog
 from sloth_nb.memory import Work, estimate_work
 from sloth_nb.memory.layers import Passes
-from sloth_nb.memory.unused import LAYERS, MOST, Kind, walk, walked_counts
+from sloth_nb.memory.unused import LAYERS, MOST, Around, Kind, walk, walked_counts
 
 MIB = 2**20
 H200 = catalog.gpu("H200")
@@ -15,21 +15,23 @@ NARROW = Kind(Passes((128 * MIB, 64 * MIB, ~1), {"out": 0}, (), {}, {}), {}, 128
 
 
 def test_outputs_in_the_places_of_wider_tensors_cost_a_wide_one_a_layer():
-    assert walk([WIDE], (LAYERS,), 128 * MIB, 0, ()).each == (228 * MIB,)
+    assert walk([WIDE], (LAYERS,), Around(128 * MIB, 0, ())).each == (228 * MIB,)
 
 
 def test_without_anything_wider_a_layer_costs_what_it_holds():
-    assert walk([NARROW], (LAYERS,), 128 * MIB, 0, ()).each == (128 * MIB,)
+    assert walk([NARROW], (LAYERS,), Around(128 * MIB, 0, ())).each == (128 * MIB,)
 
 
 def test_the_loss_comes_on_top_where_it_fits_no_hole():
-    without, with_it = (walk([NARROW], (4,), 128 * MIB, 0, loss).reserved for loss in ((), (900 * MIB,)))
+    without, with_it = (
+        walk([NARROW], (4,), Around(128 * MIB, 0, loss)).reserved for loss in ((), (900 * MIB,))
+    )
     assert without + 600 * MIB < with_it <= without + 900 * MIB  # later tensors stand where it stood
 
 
 def test_what_goes_to_the_host_leaves_its_place_to_the_layer_after_next():
     moving = Kind(NARROW.passes, {"input": 128 * MIB}, 0)
-    held, moved = (walk([kind], (LAYERS,), 128 * MIB, 0, ()) for kind in (NARROW, moving))
+    held, moved = (walk([kind], (LAYERS,), Around(128 * MIB, 0, ())) for kind in (NARROW, moving))
     assert moved.each == (0,) and moved.reserved < held.reserved / 2
 
 
