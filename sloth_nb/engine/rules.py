@@ -25,8 +25,8 @@ _HOST_BOUND = 1e-3
 # of that time copying may fill this much; of the host's free memory so much may be pinned.
 _EFFICIENCY, _LINK_SHARE, _HOST_SHARE = 0.75, 0.95, 0.4
 # One layer that moves gate_up costs as much memory as many do, so that few are not worth it: at least this share of
-# all layers does, or none.
-_WIDE_FROM = 0.25
+# all layers does, or none; and none where it is larger than this, as with long sequences.
+_WIDE_FROM, _WIDE_BYTES = 0.25, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def offload_policies(
     wide = 0
     if len(moved) == 4 and room > 0:
         wide = min(layers - 1, int(room * layers // sizes["gate_up"]))
-    if wide < _WIDE_FROM * layers:
+    if wide < _WIDE_FROM * layers or sizes["gate_up"] > _WIDE_BYTES:
         wide = 0
     policies = [LayerPolicy(frozenset(), frozenset(moved))] * (layers - 1)
     for n in range(wide):  # spread evenly, so that the link never has two in a row

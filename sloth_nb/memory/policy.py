@@ -61,8 +61,9 @@ NAMED = {
 
 # As in engine/rules.py (a test holds the two together): at what share of its products' rate a layer's forward
 # runs, how much of that time copying may fill, from how many tokens on it is worth a trip, of how many layers at least
-# gate and up go too, how large a tile of them may be, and below how many seconds of it a step is captured.
-EFFICIENCY, LINK_SHARE, OFFLOAD_FROM, WIDE_FROM = 0.75, 0.95, 1024, 0.25
+# gate and up go too and up to what size, how large a tile of them may be, and below how many seconds of it a step is
+# captured.
+EFFICIENCY, LINK_SHARE, OFFLOAD_FROM, WIDE_FROM, WIDE_BYTES = 0.75, 0.95, 1024, 0.25, 1 << 30
 TILE_BYTES, HOST_BOUND = 128 << 20, 1e-3
 PRODUCTS = 0.72  # of a card's dense peak, that large products reach
 
@@ -100,7 +101,8 @@ def _moved_and_wide(
     wide = 0
     if len(moved) == 4 and room > 0:
         wide = min(layers - 1, int(room * layers // by_name["gate_up"]))
-    return tuple(moved), wide if wide >= WIDE_FROM * layers else 0
+    worth_it = wide >= WIDE_FROM * layers and by_name["gate_up"] <= WIDE_BYTES
+    return tuple(moved), wide if worth_it else 0
 
 
 def layer_seconds(block: Block, tokens: int, length: int, gpu: GPU) -> float:

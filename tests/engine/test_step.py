@@ -78,6 +78,14 @@ def test_few_wide_layers_are_not_worth_the_memory_of_one():
     assert not any("gate_up" in p.host for p in moved(seconds))
 
 
+def test_long_sequences_do_not_hold_gate_up_whole():
+    sizes = activation_bytes(CONFIGS["llama"], 1 << 30 >> 8)
+    assert sizes["gate_up"] > rules._WIDE_BYTES
+    again = {"middle": 1.0, "qkv": 1.0}
+    policies = offload_policies(sizes, again, 1e6, 8, LINK, 10**15)
+    assert not any("gate_up" in p.host for p in policies)
+
+
 def test_a_small_host_moves_no_more_than_it_can_hold():
     host = 8 * (SIZES["input"] + SIZES["attention"] + SIZES["middle"])
     policies = moved(seconds=1e3, host=host)
