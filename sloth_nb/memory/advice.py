@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import combinations, islice
+from typing import Any
 
 from sloth_nb.catalog import GPU, ModelInfo, gpus, models
 from sloth_nb.memory.estimate import Estimate
@@ -58,7 +59,7 @@ def changes_to_fit(
     takes RAM is offered.
     """
     search = _Search(work, gpu, gpu.memory if memory is None else memory, offload)
-    if search.fits(()):
+    if estimate_work(work, gpu).total <= search.budget:
         return []
     search.cheap_bundles(count)
     search.dear_bundles(count)
@@ -66,46 +67,39 @@ def changes_to_fit(
 
 
 class _Search:
-    """Tries bundles of steps on one work, and remembers those that fit."""
+    """Tries bundles of steps on one work, and remembers those that fit.
+
+    It searches at a rounder length, the next above: a slider that moves on asks for the same answers again, and these
+    are remembered. What is found is told of the work itself.
+    """
 
     def __init__(self, work: Work, gpu: GPU, budget: int, offload: bool):
         self.work, self.gpu, self.budget = work, gpu, budget
+        step = max(1, 1 << max(0, work.length.bit_length() - 5))
+        self.rounder = work.but(length=-(-work.length // step) * step)
         cheap, dear = (
             [step for step in steps if (offload and not gpu.is_cpu) or not step.takes_ram]
-            for steps in (_same_result(work), _another_result(work))
+            for steps in (_same_result(self.rounder), _another_result(self.rounder))
         )
         self.cheap = sorted(cheap, key=lambda step: step.weight)
         self.dear = sorted(dear, key=lambda step: step.weight)
         self.found: list[Change] = []
-        self._known: dict[tuple[int, ...], Estimate] = {}
-
-    def changed(self, steps: tuple[_Step, ...]) -> Work:
-        options: dict[str, object] = {}
-        for step in steps:
-            options |= step.options
-        return self.work.but(**options)
-
-    def estimate(self, steps: tuple[_Step, ...]) -> Estimate:
-        key = tuple(map(id, steps))
-        if key not in self._known:
-            self._known[key] = estimate_work(self.changed(steps), self.gpu)
-        return self._known[key]
 
     def fits(self, steps: tuple[_Step, ...]) -> bool:
-        if (
-            standing_total(self.changed(steps), self.gpu) > self.budget
-        ):  # most of what can't fit, at a tenth of the cost
+        work = self.rounder.but(**_options(steps))
+        if standing_total(work, self.gpu) > self.budget:  # most of what can't fit, at a tenth of the cost
             return False
-        return self.estimate(steps).total <= self.budget
+        return estimate_work(work, self.gpu).total <= self.budget
 
     def keep(self, steps: tuple[_Step, ...]) -> None:
-        options = {key: value for step in steps for key, value in step.options.items()}
+        estimate = estimate_work(self.work.but(**_options(steps)), self.gpu)
+        if estimate.total > self.budget:  # a few tokens less may lie less well in memory
+            return
         say = ", ".join(step.say for step in steps)
         costs = dict.fromkeys(part for step in steps for part in step.cost.split(", "))
         if any(step in self.dear for step in steps):
             costs.pop("same result", None)
-        cost = ", ".join(costs)
-        self.found.append(Change(say, cost, options, self.estimate(steps)))
+        self.found.append(Change(say, ", ".join(costs), _options(steps), estimate))
 
     def cheap_bundles(self, count: int) -> None:
         """Steps that leave the result alone, single ones first, then bundles in the order of their summed weight."""
@@ -178,6 +172,10 @@ class _Search:
             if self.fits((*chosen, *rest)):
                 helpers = rest
         return helpers
+
+
+def _options(steps: tuple[_Step, ...]) -> dict[str, Any]:
+    return {key: value for step in steps for key, value in step.options.items()}
 
 
 def _strongest(steps: list[_Step]) -> tuple[_Step, ...]:

@@ -6,6 +6,7 @@ generation); each is a sum of named tensors, and the fullest is the answer.
 
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from sloth_nb.catalog import GPU, ModelInfo
@@ -26,8 +27,24 @@ from sloth_nb.memory.work import Work
 __all__ = ["estimate_work", "standing_total"]
 
 
+# The latest answers: a search for the longest context, say, asks the same ones at each move of the batch's slider.
+_ANSWERS: "dict[tuple[Any, ...], Estimate]" = {}
+_MOST_ANSWERS = 2048
+_OPTIONS = attrgetter(*(name for name in Work.__dataclass_fields__ if name != "model"))
+
+
 def estimate_work(work: Work, gpu: GPU) -> Estimate:
-    """What this work will take on this card. Says nothing of whether it fits."""
+    """What this work will take on this card. Says nothing of whether it fits. Answers are remembered."""
+    key = (id(work.model), gpu, *_OPTIONS(work))
+    known = _ANSWERS.get(key)
+    if known is None or known.work.model is not work.model:
+        if len(_ANSWERS) >= _MOST_ANSWERS:
+            _ANSWERS.clear()
+        known = _ANSWERS[key] = _estimated(work, gpu)
+    return known
+
+
+def _estimated(work: Work, gpu: GPU) -> Estimate:
     full = _fullest(work, gpu)
     kinds = full.kinds | {"fragmentation": _unused(work, gpu, full), "context": context_bytes(gpu)}
     return Estimate(
