@@ -164,7 +164,7 @@ class AutoPlan:
         except SlothError as reason:
             self.unknown = str(reason).splitlines()[0]
             return
-        places = {parameter.device for parameter in model.parameters()} - {torch.device("meta")}
+        places = _devices_of(model)
         if len(places) != 1 or (device := places.pop()).type not in ("cuda", "cpu"):
             self.unknown = "the model is spread over several devices" if places else f"it is on {device}"
             return
@@ -226,6 +226,10 @@ class AutoPlan:
         if self.largest is not None:
             said += f": {self.largest.summary()}; {self.largest.estimate.total_gb:.1f} GB predicted"
         return said
+
+
+def _devices_of(model: Any) -> set[torch.device]:
+    return {parameter.device for parameter in model.parameters()} - {torch.device("meta")}
 
 
 def auto_plan_of(model: Any) -> AutoPlan | None:

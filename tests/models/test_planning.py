@@ -1,10 +1,12 @@
 """plan="auto": what is kept follows the room, shape by shape, and hand-made choices go before it."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from sloth_nb import catalog
 from sloth_nb.engine.policy import KEEP
 from sloth_nb.errors import HardwareError, ModelError
 from sloth_nb.memory.room import STANDING
@@ -185,6 +187,50 @@ def test_embeddings_stay_where_there_is_no_host_apart(model, ram):
     planner = auto_plan_of(model)
     planner.begin(**LARGEST)
     assert not planner._may_move_embeddings()
+
+
+@pytest.fixture
+def card(monkeypatch, ram):
+    """A T4 with so many MiB free, of which torch holds 100 in its cache, as far as planning can tell."""
+
+    def set_free(mib):
+        device = SimpleNamespace(gpu=catalog.gpu("T4"))
+        monkeypatch.setattr(planning, "devices", lambda: [device])
+        monkeypatch.setattr(planning, "_devices_of", lambda model: {torch.device("cuda", 0)})
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(mib * MIB), 16 << 30))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 300 * MIB)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 200 * MIB)
+
+    return set_free
+
+
+def test_on_a_card_the_room_is_what_is_free_or_cached(tiny_model, card):
+    made = tiny_model("llama", vocab_size=512).to(torch.bfloat16)
+    made = FastLanguageModel.get_peft_model(made.requires_grad_(False), use_gradient_checkpointing="auto")
+    planner = auto_plan_of(made)
+    card(8000)
+    largest = planner.begin(batch=64, length=2048)
+    assert planner.room == 8100 * MIB - planning.LOADED_LATER and planner.gpu.name == "T4"
+    assert set(largest.work.policy) == {"keep"} and planner.host > 0
+    card(moving(largest) - 100 + planning.LOADED_LATER / MIB - 1)
+    assert set(planner.begin(batch=64, length=2048).work.policy) != {"keep"}
+
+
+def test_on_a_card_that_is_short_of_room_embeddings_may_move(tiny_model, card, monkeypatch):
+    monkeypatch.setattr(planning, "why_embedding_stays", lambda model: None)
+    moved = []
+    monkeypatch.setattr(planning, "offload_embedding", lambda model: moved.append(model) or (32 << 20))
+    made = tiny_model("llama", vocab_size=262144, tie_word_embeddings=False).to(torch.bfloat16)
+    made = FastLanguageModel.get_peft_model(made.requires_grad_(False), use_gradient_checkpointing="auto")
+    planner = auto_plan_of(made)
+    card(20000)
+    largest = planner.begin(batch=8, length=2048)
+    assert set(largest.work.policy) == {"keep"} and not moved
+    card(moving(largest) - 100 + planning.LOADED_LATER / MIB - 20)
+    room = planner.begin(batch=8, length=2048)
+    assert room.work.embedding_offload and len(moved) == 1 and "embeddings in host memory" in str(planner)
+    planner.plan(2048, 2048)
+    assert len(moved) == 1
 
 
 @pytest.mark.gpu
