@@ -4,10 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-import psutil
 import torch
 
-__all__ = ["DeviceSpeed", "free_host_bytes", "speed_of"]
+__all__ = ["DeviceSpeed", "speed_of"]
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,3 @@ def _seconds(run: Callable[[], object], repeats: int = 5) -> float:
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / 1e3 / repeats
-
-
-def free_host_bytes() -> int:
-    """Host memory that could be taken now."""
-    return psutil.virtual_memory().available

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sloth_nb.errors import HardwareError
+from sloth_nb.memory.machine import free_ram
+
 __all__ = ["Offloader", "Parked", "slab_bytes"]
 
 # Host memory is pinned so many bytes at a time: twice as fast as buffer by buffer. Registering memory of our own would
 # be faster still, but a fork (a data loader's worker) copies all of that.
 _SLAB_BYTES, _SLAB_BUFFERS = 512 << 20, 16
-# Of a slab may be left over.
-_SLAB_REST = 1 / 8
+# Of a slab may be left over; and of the RAM is left to others.
+_SLAB_REST, _SPARE = 1 / 8, 256 << 20
 
 
 def slab_bytes(size: int) -> int:
@@ -31,6 +34,19 @@ def slab_bytes(size: int) -> int:
         if slab <= _SLAB_BUFFERS * size and slab % size <= _SLAB_REST * slab
     ]
     return max((slab for slab in fitting if slab <= _SLAB_BYTES), default=fitting[0])
+
+
+def _slab(size: int) -> Tensor:
+    """Raises HardwareError: the RAM that is free isn't enough. Pinned memory can't be swapped out, and a system that
+    runs short of it ends processes without a word."""
+    wanted, free = slab_bytes(size), free_ram()
+    if wanted + _SPARE > free:
+        raise HardwareError(
+            f"Moving activations to host memory wants {wanted / 2**30:.1f} GB more RAM, and {free / 2**30:.1f} GB are "
+            "free. Recompute them on the card instead (use_gradient_checkpointing=True), or take a smaller batch or "
+            "shorter sequences."
+        )
+    return torch.empty(wanted, dtype=torch.uint8, pin_memory=True)
 
 
 @dataclass
@@ -57,7 +73,7 @@ class Offloader:
     def _take(self, size: int) -> Tensor:
         stack = self._free.setdefault(size, [])
         if not stack:
-            slab = torch.empty(slab_bytes(size), dtype=torch.uint8, pin_memory=True)
+            slab = _slab(size)
             stack.extend(slab[: slab.numel() // size * size].split(size))
             self.pinned_bytes += slab.numel()
         return stack.pop()

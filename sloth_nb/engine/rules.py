@@ -7,7 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 from sloth_nb_kernels.launch import on_gpu
 from torch import Tensor
 
-from .device import DeviceSpeed, free_host_bytes, speed_of
+from sloth_nb.memory.machine import free_ram
+
+from .device import DeviceSpeed, speed_of
 from .policy import KEEP, LEAN, RECOMPUTE, LayerPolicy, activation_bytes, policy_of
 
 __all__ = ["Planner", "Settings", "StackPlan", "offload_policies"]
@@ -117,7 +119,7 @@ class Settings:
 @lru_cache(maxsize=1)
 def _host_budget() -> int:
     # Read once: what the engine itself pins later must not shrink the next step's plan.
-    return int(_HOST_SHARE * free_host_bytes())
+    return int(_HOST_SHARE * free_ram())
 
 
 def _layer_flops(config: Any, tokens: int, length: int) -> float:

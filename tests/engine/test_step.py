@@ -6,11 +6,12 @@ from families import CONFIGS, adapted_model, batch, step
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sloth_nb.engine import rules
+from sloth_nb.engine import offload, rules
 from sloth_nb.engine.offload import slab_bytes
 from sloth_nb.engine.policy import activation_bytes
 from sloth_nb.engine.rules import offload_policies
 from sloth_nb.engine.step import CausalStep
+from sloth_nb.errors import HardwareError
 from sloth_nb.models.install import engine_of, install
 
 
@@ -91,6 +92,12 @@ def test_a_small_host_moves_no_more_than_it_can_hold():
     policies = moved(seconds=1e3, host=host)
     total = sum(SIZES[name] for p in policies for name in p.host)
     assert total <= host and all("qkv" not in p.host for p in policies)
+
+
+def test_too_little_ram_is_said_before_it_runs_out(monkeypatch):
+    monkeypatch.setattr(offload, "free_ram", lambda: 3 << 30)
+    with pytest.raises(HardwareError, match=r"wants 4\.0 GB more RAM, and 3\.0 GB are free\. Recompute"):
+        offload._slab(4 << 30)
 
 
 @given(size=st.integers(1, 1 << 36))
