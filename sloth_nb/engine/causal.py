@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from .batching import Call, NotForEngine, read_call
 from .graphs import Replay, Replays
-from .layer import Batch, Layer
+from .layer import Layer
 from .offload import Offloader
 from .policy import LayerPolicy
 from .rotary import RotationTable
@@ -25,6 +25,7 @@ from .rules import Settings, StackPlan
 from .spec import LayerSpec, spec_for
 from .stack import Stack
 from .step import CausalStep
+from .tape import Batch
 
 __all__ = ["CausalEngine", "FusedLossOutput"]
 

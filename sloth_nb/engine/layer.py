@@ -5,83 +5,19 @@ turns the gradient of the layer's output into that of its input, in place. The M
 that its wide activations never exist for the whole batch.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 import torch
 from sloth_nb_kernels.glu import glu_backward, glu_forward, split_gate_up
 from sloth_nb_kernels.rms_norm import rms_norm_backward, rms_norm_forward
 from torch import Tensor, nn
 
-from .attention import Attention, choose_attention
 from .grads import Grads
-from .linear import Group, Projection, Weights
-from .rotary import Rotation
-from .sequences import Sequences
+from .linear import Group, Projection
 from .spec import LayerSpec
+from .tape import Batch, HeldWeights, Tape
 
-__all__ = ["Batch", "Layer", "Tape"]
-
-# Tokens from which an MLP's dequantised weights are held between their uses.
-_HOLD_FROM = 1024
-
-
-@dataclass
-class Batch:
-    """What all layers share in one pass: which tokens belong together, their rotations, the tile of the MLP."""
-
-    seqs: Sequences
-    rotations: dict[str | None, Rotation]
-    mlp_tile: int | None = None
-    _attention: dict[tuple, Attention] = field(default_factory=dict)
-
-    def attention(self, spec: LayerSpec, like: Tensor) -> Attention:
-        key = (spec.window, spec.softcap, spec.head_dim, spec.scale)
-        if key not in self._attention:
-            self._attention[key] = choose_attention(spec, self.seqs, like)
-        return self._attention[key]
-
-    def tiles(self, tokens: int) -> Iterator[slice]:
-        step = self.mlp_tile or max(tokens, 1)
-        for start in range(0, max(tokens, 1), step):
-            yield slice(start, min(start + step, tokens))
-
-
-@dataclass
-class Tape:
-    """A layer's tensors between forward and backward, by the names of ``policy.NAMES``; None is recomputed.
-
-    gate_up is as ``Group.grad_buffer`` makes it. ``low_rank`` are inputs of the adapters, x A^T, by group: small, and
-    there whenever gate_up is.
-    """
-
-    input: Tensor | None = None
-    qkv: Tensor | None = None
-    attention: Tensor | None = None
-    attention_extra: tuple | None = None
-    middle: Tensor | None = None
-    gate_up: Tensor | None = None
-    low_rank: dict[str, Tensor] = field(default_factory=dict)
-
-
-class _Held:
-    """A group's weights within one pass of the MLP: dequantised once when many tokens use them, else each time.
-
-    With few tokens the weights are by far the largest thing in memory, and dequantising them again costs little.
-    """
-
-    def __init__(self, group: Group, dtype: torch.dtype, batch: Batch):
-        self.group, self.dtype = group, dtype
-        self.keep = batch.seqs.tokens > _HOLD_FROM
-        self._weights: Weights | None = None
-
-    def get(self) -> Weights:
-        if self._weights is not None:
-            return self._weights
-        weights = self.group.weights(self.dtype)
-        if self.keep:
-            self._weights = weights
-        return weights
+__all__ = ["Layer"]
 
 
 class Layer:
@@ -153,7 +89,7 @@ class Layer:
         gate_up = self.gate_up.grad_buffer(tokens, x) if keeps else None
         if not keeps:
             tape.low_rank.clear()
-        weights = _Held(self.gate_up, x.dtype, batch), _Held(self.down, x.dtype, batch)
+        weights = HeldWeights(self.gate_up, x.dtype, batch), HeldWeights(self.down, x.dtype, batch)
         for tile in batch.tiles(tokens):
             part = y[tile]
             into = part if out is y else out[tile]
@@ -211,7 +147,7 @@ class Layer:
         return self._norm(out, self.attention_post_norm)[0].add_(x), t
 
     def _mlp(
-        self, y: Tensor, weights: tuple["_Held", "_Held"], out: Tensor, gate_up: Tensor | None
+        self, y: Tensor, weights: tuple[HeldWeights, HeldWeights], out: Tensor, gate_up: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """The MLP half of one tile, written into ``out``; gate and up into ``gate_up`` where it is held.
 
@@ -281,7 +217,7 @@ class Layer:
         """
         self.refresh(dx)
         y = self._attend(tape.input, batch, tape)
-        weights = _Held(self.gate_up, dx.dtype, batch), _Held(self.down, dx.dtype, batch)
+        weights = HeldWeights(self.gate_up, dx.dtype, batch), HeldWeights(self.down, dx.dtype, batch)
         kept = tape.gate_up, tape.low_rank.get("gate_up"), tape.low_rank.get("down")
         for tile in batch.tiles(dx.shape[0]):
             parts = tuple(None if tensor is None else tensor[tile] for tensor in kept)
@@ -328,7 +264,7 @@ class Layer:
         dx: Tensor,
         y: Tensor,
         kept: tuple[Tensor | None, Tensor | None, Tensor | None],
-        weights: tuple["_Held", "_Held"],
+        weights: tuple[HeldWeights, HeldWeights],
         grads: Grads,
     ) -> None:
         buffer, t, t_down = kept

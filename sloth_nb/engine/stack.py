@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from .grads import Grads
-from .layer import Batch, Layer, Tape
+from .layer import Layer
 from .offload import Offloader, Parked
 from .policy import NAMES, LayerPolicy
+from .tape import Batch, Tape
 
 __all__ = ["Segment", "Stack"]
 

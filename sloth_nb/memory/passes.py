@@ -5,13 +5,10 @@ is.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sloth_nb.memory.policy import NAMES, Policy
+from sloth_nb.memory.sizes import Sizes
 from sloth_nb.memory.trace import Held, Trace
-
-if TYPE_CHECKING:
-    from sloth_nb.memory.layers import Sizes
 
 __all__ = ["Down", "backward", "first_wanted", "forward"]
 
@@ -19,7 +16,7 @@ __all__ = ["Down", "backward", "first_wanted", "forward"]
 TURNS = 2
 
 
-def forward(s: "Sizes", policy: Policy) -> tuple[Trace, dict[str, int]]:
+def forward(s: Sizes, policy: Policy) -> tuple[Trace, dict[str, int]]:
     """The trace of a forward, and the numbers of what is left of it: the tape, and ``out``."""
     trace, tape = Trace(), {}  # type: ignore[var-annotated]
     copies = [trace.take("workspace", size) for size in s.copies]
@@ -70,7 +67,7 @@ def first_wanted(policy: Policy) -> tuple[str, ...]:
     return ("middle", "gate_up") if everything else NAMES
 
 
-def backward(s: "Sizes", policy: Policy, below: Policy | None) -> "Down":
+def backward(s: Sizes, policy: Policy, below: Policy | None) -> "Down":
     """The trace of a backward over a layer of policy ``below``, whose first tensors are called back meanwhile."""
     trace = Trace()
     tape: dict[str, Held | None] = {}
@@ -124,14 +121,14 @@ class Down:
     called: dict[str, int]
 
 
-def _normed(trace: Trace, s: "Sizes", group: str, tokens: int) -> list[Held | None]:
+def _normed(trace: Trace, s: Sizes, group: str, tokens: int) -> list[Held | None]:
     """A norm's output, with room where it is a group's input, and the reciprocals that its backward takes."""
     room = s.room[group] if group else 0
     size = tokens * (s.block.hidden + room) * s.item
     return [trace.take("workspace", size), trace.take("workspace", tokens * 4)]
 
 
-def _attend(trace: Trace, s: "Sizes", tape: dict[str, Held | None]) -> None:
+def _attend(trace: Trace, s: Sizes, tape: dict[str, Held | None]) -> None:
     """The attention half: puts on the tape what isn't there yet."""
     last: list[Held | None] = []
     if "qkv" not in tape:
@@ -163,7 +160,7 @@ def _attend(trace: Trace, s: "Sizes", tape: dict[str, Held | None]) -> None:
 
 
 def _mlp_backward(
-    trace: Trace, s: "Sizes", kept: bool, weights: list[Held | None], first: bool
+    trace: Trace, s: Sizes, kept: bool, weights: list[Held | None], first: bool
 ) -> list[Held | None]:
     """One tile; returns the weights that the next one uses."""
     wide, down = weights
@@ -208,7 +205,7 @@ def _mlp_backward(
     return [wide, down]
 
 
-def _gradients(trace: Trace, s: "Sizes", group: str, first: bool = True) -> None:
+def _gradients(trace: Trace, s: Sizes, group: str, first: bool = True) -> None:
     """A group's gradients: made by the first tile, added to by the others; where a product can't add, beside it."""
     for size in s.gradients[group]:
         if first:
@@ -217,7 +214,7 @@ def _gradients(trace: Trace, s: "Sizes", group: str, first: bool = True) -> None
             trace.touch("gradients", size)
 
 
-def _attention_backward(trace: Trace, s: "Sizes", tape: dict[str, Held | None]) -> Held | None:
+def _attention_backward(trace: Trace, s: Sizes, tape: dict[str, Held | None]) -> Held | None:
     """Down to the gradient of q, k and v side by side, which it returns."""
     weight = trace.take("dequantised", s.buffer["output"])
     mine: list[Held | None] = []
@@ -244,7 +241,7 @@ def _attention_backward(trace: Trace, s: "Sizes", tape: dict[str, Held | None]) 
     return dqkv
 
 
-def _projections_backward(trace: Trace, s: "Sizes", tape: dict[str, Held | None], dqkv: Held | None) -> None:
+def _projections_backward(trace: Trace, s: Sizes, tape: dict[str, Held | None], dqkv: Held | None) -> None:
     trace.free(tape.pop("qkv"))
     mine = _normed(trace, s, "", s.tokens)
     if "low qkv" not in tape:
