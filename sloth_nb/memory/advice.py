@@ -191,14 +191,22 @@ def smallest_card(work: Work) -> GPU | None:
     return None
 
 
-def on_every_card(work: Work) -> Iterator[Estimate]:
-    """The work on each card of the table, least memory first. Cards of one generation need the same: asked once."""
-    by_kind: dict[tuple[bool, bool], Estimate] = {}
+def on_every_card(work: Work, known: Estimate | None = None) -> Iterator[Estimate]:
+    """The work on each card of the table, least memory first. Cards of one generation need the same: asked once.
+
+    ``known``: its estimate on some card, so that this generation isn't asked again.
+    """
+    by_kind = {} if known is None else {_kind(known.gpu): known}
     for card in sorted(gpus(), key=lambda card: card.memory_gib):
-        kind = (card.capability < 8, card.capability < 9)
+        kind = _kind(card)
         if kind not in by_kind:
             by_kind[kind] = estimate_work(work, card)
         yield by_kind[kind].on(card)
+
+
+def _kind(card: GPU) -> tuple[bool, bool, bool]:
+    """What decides what a step takes on it."""
+    return card.is_cpu, card.capability < 8, card.capability < 9
 
 
 def _same_result(work: Work) -> Iterator[_Step]:

@@ -154,7 +154,7 @@ class VramEstimator(Panel):
                 estimate_view.advice(answer),
                 estimate_view.notes(answer),
                 estimate_view.kinds_table(answer),
-                estimate_view.cards_table(on_every_card(answer.work)),
+                estimate_view.cards_table(on_every_card(answer.work, answer)),
             ]
         )
 
