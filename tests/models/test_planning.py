@@ -12,6 +12,7 @@ from sloth_nb.errors import HardwareError, ModelError
 from sloth_nb.memory.room import STANDING
 from sloth_nb.models import FastLanguageModel, planning
 from sloth_nb.models.checkpointing import set_checkpointing
+from sloth_nb.models.host_embedding import HostEmbedding
 from sloth_nb.models.install import engine_of, report_of
 from sloth_nb.models.planning import auto_plan_of
 
@@ -234,22 +235,34 @@ def test_on_a_card_that_is_short_of_room_embeddings_may_move(tiny_model, card, m
 
 
 @pytest.mark.gpu
-def test_on_a_card_that_is_short_of_room_embeddings_move_before_the_first_step(tiny_model, monkeypatch):
-    from sloth_nb.memory.machine import devices
-    from sloth_nb.models.host_embedding import HostEmbedding
-
-    made = tiny_model("llama", vocab_size=131072, tie_word_embeddings=False).to("cuda", torch.bfloat16)
+def test_on_a_real_card_that_is_short_of_room_embeddings_move_before_the_first_step(tiny_model, monkeypatch):
+    made = tiny_model("llama", vocab_size=262144, tie_word_embeddings=False).to("cuda", torch.bfloat16)
     made = FastLanguageModel.get_peft_model(made.requires_grad_(False), use_gradient_checkpointing="auto")
     planner = auto_plan_of(made)
     largest = planner.begin(batch=8, length=2048)
     assert set(largest.work.policy) == {"keep"} and not largest.work.embedding_offload
-    monkeypatch.setattr(
-        torch.cuda,
-        "mem_get_info",
-        lambda device=None: (int(moving(largest) * MIB * 0.9), devices()[0].gpu.memory),
-    )
-    torch.cuda.empty_cache()
-    largest = planner.begin(batch=8, length=2048)
-    assert largest.work.embedding_offload and isinstance(made.get_input_embeddings(), HostEmbedding)
+    total = torch.cuda.mem_get_info()[1]
+    room = int((moving(largest) - 20) * MIB) + planning.LOADED_LATER
+
+    def mem_get_info(device=None):
+        return room - torch.cuda.memory_reserved() + torch.cuda.memory_allocated(), total
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", mem_get_info)
+    assert planner.begin(batch=8, length=2048).work.embedding_offload
+    assert isinstance(made.get_input_embeddings(), HostEmbedding)
     ids = torch.randint(4, 1000, (8, 2048), device="cuda")
-    assert made.train()(input_ids=ids, labels=ids).loss.isfinite()
+    loss = made.train()(input_ids=ids, labels=ids).loss
+    loss.backward()
+    assert loss.isfinite()
+
+
+@pytest.mark.gpu
+def test_a_model_loaded_with_a_plan_trains_within_the_room_that_a_card_has(tiny_llama_path):
+    model, _ = FastLanguageModel.from_pretrained(str(tiny_llama_path), load_in_4bit=False, plan="auto")
+    model = FastLanguageModel.get_peft_model(model)
+    ids = torch.randint(4, 1000, (4, 512), device="cuda")
+    for _ in range(5):
+        loss = model.train()(input_ids=ids, labels=ids).loss
+        loss.backward()
+    assert loss.isfinite() and str(engine_of(model).plan(2048, 512).policies[0]) == "keep"
+    assert "planned for" in str(report_of(model))
