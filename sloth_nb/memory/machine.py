@@ -28,6 +28,9 @@ CONTAINERS = (
 )
 
 
+CACHED = ("inactive_file", "active_file")
+
+
 @dataclass(frozen=True)
 class Device:
     """A card of this machine: what it is, and how many bytes are free now."""
@@ -57,8 +60,9 @@ def free_ram() -> int:
     for files in CONTAINERS:
         try:
             limit, used, stat = (Path(file).read_text("ascii") for file in files)
-            read_files = [line.split()[1] for line in stat.splitlines() if line.startswith("inactive_file ")]
-            free = min(free, max(int(limit) - int(used) + sum(map(int, read_files)), 0))
+            # Pages of files that were read (a checkpoint, say) count as used, and go when memory is wanted.
+            cached = [int(size) for name, size in map(str.split, stat.splitlines()) if name in CACHED]
+            free = min(free, max(int(limit) - int(used) + sum(cached), 0))
         except (OSError, ValueError, IndexError):  # no such container, or "max"
             continue
     return free

@@ -60,7 +60,9 @@ def test_transformers_own_modules_keep_everything_or_recompute():
 
 def test_a_container_s_limit_counts_as_the_machine_s_ram(tmp_path, monkeypatch):
     files = [tmp_path / name for name in ("max", "current", "stat")]
-    for file, text in zip(files, ("1000000", "900000", "anon 1\ninactive_file 50000\n"), strict=True):
+    for file, text in zip(
+        files, ("1000000", "900000", "anon 1\ninactive_file 30000\nactive_file 20000\n"), strict=True
+    ):
         file.write_text(text)
     monkeypatch.setattr("sloth_nb.memory.machine.CONTAINERS", (tuple(map(str, files)), *CONTAINERS))
     assert free_ram() == 150_000
