@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from sloth_nb.errors import ModelError
 from sloth_nb.interrupts import put_off, told
-from sloth_nb.models import arguments
+from sloth_nb.models import arguments, host_embedding
 from sloth_nb.models.binding import bind_methods
 from sloth_nb.models.checkpointing import set_checkpointing
 from sloth_nb.models.seeding import seeded
@@ -129,6 +129,7 @@ def add_adapter(
         config = LoraConfig(**{name: value for name, value in wanted.items() if name in lora})
     except (ValueError, TypeError, ImportError) as error:
         raise ModelError(f"These LoRA settings can't be used: {error}") from error
+    host_embedding.refuse_training(model, config)
     if isinstance(model, PeftModel):
         return _same_adapter(model, config, use_gradient_checkpointing)
     missed = [] if isinstance(targets, str) else unmatched(model, targets or [])

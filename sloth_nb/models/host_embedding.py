@@ -12,9 +12,10 @@ import torch
 from sloth_nb_kernels import host_rows
 from torch import Tensor, nn
 
+from sloth_nb.errors import ModelError
 from sloth_nb.notices import warn
 
-__all__ = ["HostEmbedding", "offload_embedding", "why_embedding_stays"]
+__all__ = ["HostEmbedding", "offload_embedding", "refuse_training", "why_embedding_stays"]
 
 
 class HostEmbedding(nn.Module):
@@ -80,6 +81,20 @@ def why_embedding_stays(model: nn.Module) -> str | None:
     if embedding.weight.device.type != "cuda":
         return f"it is on {embedding.weight.device.type} anyway"
     return None
+
+
+def refuse_training(model: nn.Module, config: Any) -> None:
+    """Raises a ModelError when these LoRA settings would train an embedding that is in host memory."""
+    if not isinstance(model.get_input_embeddings(), HostEmbedding):
+        return
+    own = next(name for name, module in model.named_modules() if module is model.get_input_embeddings())
+    targets = config.target_modules
+    named = {*(config.modules_to_save or ()), *(() if isinstance(targets, str | None) else targets)}
+    if getattr(config, "trainable_token_indices", None) or any(own.endswith(name) for name in named):
+        raise ModelError(
+            f"{own} is in host memory (offload_embedding) and can't be trained there. Load the model without "
+            "offload_embedding, or leave the embedding out of what is trained."
+        )
 
 
 def offload_embedding(model: nn.Module) -> int:

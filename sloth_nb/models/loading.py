@@ -194,8 +194,6 @@ def load(
     keep_trainable(model)
     for parameter in model.parameters():
         parameter.requires_grad_(full_finetuning and parameter.is_floating_point())
-    if offload_embedding:
-        embedding_to_host(model)
     _align(model, tokenizer, whisper_language, whisper_task)
     attach(
         model,
@@ -212,6 +210,8 @@ def load(
     )
     if source.adapter:
         model = load_adapter(model, source.adapter, source.adapter_options)
+    if offload_embedding:  # after the adapter, which may train it
+        embedding_to_host(model)
     if full_finetuning or source.adapter:
         set_checkpointing(model, use_gradient_checkpointing)
     bind_methods(model)

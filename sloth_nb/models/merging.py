@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sloth_nb.errors import ExportError
+from sloth_nb.models.host_embedding import HostEmbedding
 
 __all__ = ["merged_model"]
 
@@ -50,6 +51,8 @@ def _collect(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
         yield from _collect(module.modules_to_save[module.active_adapters[0]], prefix)
     elif isinstance(module, TrainableTokensWrapper):
         yield from _collect(module.token_adapter, prefix)
+    elif isinstance(module, HostEmbedding):
+        yield f"{prefix}weight", module.weight
     elif _is_quantised(module):
         yield f"{prefix}weight", _dequantised(module)
         if module.bias is not None:

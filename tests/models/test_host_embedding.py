@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sloth_nb import FastLanguageModel, generate
-from sloth_nb.errors import SlothWarning
+from sloth_nb.errors import ModelError, SlothWarning
 from sloth_nb.models.host_embedding import HostEmbedding, offload_embedding, why_embedding_stays
 from sloth_nb.models.install import engine_of
 from sloth_nb.models.workload import work_of
@@ -111,3 +111,40 @@ def test_on_a_card_it_leaves_room_and_changes_nothing(untied, shared_tokenizer, 
         del model
     assert losses[:5] == losses[5:] and texts[0] == texts[1]
     assert sizes[0] - sizes[1] >= untied.get_input_embeddings().weight.numel() * 2
+
+
+def test_a_merged_model_has_its_embedding(tiny_model, shared_tokenizer, tmp_path):
+    base = tmp_path / "base"
+    tiny_model("llama", tie_word_embeddings=False).save_pretrained(base)
+    shared_tokenizer.save_pretrained(base)
+    model, tokenizer = FastLanguageModel.from_pretrained(str(base), load_in_4bit=False, dtype="float32")
+    model = FastLanguageModel.get_peft_model(by_hand(model))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.02)
+    model.save_pretrained_merged(tmp_path / "merged", tokenizer)
+    model.save_pretrained(tmp_path / "adapter")
+    weight = model.get_input_embeddings().weight
+    for folder, rounded in (("merged", weight.bfloat16().float()), ("adapter", weight)):
+        again, _ = FastLanguageModel.from_pretrained(
+            str(tmp_path / folder), load_in_4bit=False, dtype="float32"
+        )
+        assert torch.equal(again.get_input_embeddings().weight, rounded), folder
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"modules_to_save": ["embed_tokens"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"trainable_token_indices": [1]},
+    ],
+    ids=["whole", "as a LoRA", "some tokens"],
+)
+def test_training_it_is_refused(untied, settings):
+    with pytest.raises(ModelError, match=r"embed_tokens is in host memory .* Load the model without"):
+        FastLanguageModel.get_peft_model(by_hand(untied), **settings)
+    assert isinstance(
+        FastLanguageModel.get_peft_model(untied, modules_to_save=["lm_head"]).get_input_embeddings(),
+        HostEmbedding,
+    )
