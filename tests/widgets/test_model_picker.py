@@ -76,6 +76,22 @@ def test_enter_takes_the_first_and_the_buttons_step_through(front_end, find):
     assert picker.chosen == names(picker)[-1]
 
 
+def test_letters_that_arrive_after_their_enter_still_count(front_end, find, monkeypatch):
+    picker = ModelPicker(gpu="T4")
+    picker._ipython_display_()
+    clock = [100.0]
+    monkeypatch.setattr("sloth_nb_widgets.model_picker.time.monotonic", lambda: clock[0])
+    search = find(picker, "Search")
+    front_end.update(search, value="q")
+    front_end.custom(search, "submit")
+    clock[0] += 0.5
+    front_end.update(search, value="qwen3 14b")
+    assert picker.chosen == names(picker)[0] and "14b" in picker.chosen
+    clock[0] += 2
+    front_end.update(search, value="phi")
+    assert "14b" in picker.chosen, "who types on later looks around first"
+
+
 def test_the_offline_default_is_chosen_first_and_needs_no_hub():
     picker = ModelPicker()
     assert picker.choice.offline

@@ -1,5 +1,6 @@
 """ModelPicker: search the catalogue, see what fits the card, choose, load."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ SIZES = {
     "9B to 20B": (9e9, 20e9),
     "over 20B": (20e9, float("inf")),
 }
+# Seconds after an Enter in which letters may still be on their way.
+SETTLES = 1.0
 FITS, OFFLOADS, NOT = "fits", "fits with offload", "does not fit"
 
 
@@ -52,6 +55,8 @@ class ModelPicker(Panel):
     chosen = traitlets.Unicode(
         "smollm2-135m-instruct", help="the chosen model: a catalogue name, or a folder"
     )
+
+    _entered = float("-inf")
 
     def __init__(self, models: Sequence[ModelInfo] | None = None, **arguments: Any):
         self._entries = tuple(catalog.models() if models is None else models)
@@ -116,7 +121,7 @@ class ModelPicker(Panel):
                     "query",
                     "Search",
                     placeholder="llama 8b, apache, whisper …; Enter takes the first",
-                    on_enter=lambda: self._step(0),
+                    on_enter=self._enter,
                 ),
                 controls.choice(self, "gpu", "Card", cards),
                 controls.choice(self, "method", "Method", tuple(METHODS)),
@@ -140,6 +145,8 @@ class ModelPicker(Panel):
 
     def _step(self, by: int) -> None:
         """Chooses the model that stands so many lines below the chosen one; 0 is the first of the list."""
+        if by:
+            self._entered = float("-inf")
         if self._found:
             names = [info.name for info in self._found]
             at = names.index(self.chosen) + by if by and self.chosen in names else 0
@@ -151,6 +158,13 @@ class ModelPicker(Panel):
         else:
             self._search()
             self._fill()
+            if change["name"] == "query" and time.monotonic() - self._entered < SETTLES:
+                self._step(0)
+
+    def _enter(self) -> None:
+        """Takes the first. To a busy kernel the last letters may come after the Enter that followed them."""
+        self._entered = time.monotonic()
+        self._step(0)
 
     def _search(self) -> None:
         low, high = SIZES[self.size]
