@@ -349,7 +349,7 @@ def optimisers(by: Contestants) -> Iterator[Case]:
         moments.append(
             K.Moments(weight, gradient, *codes, *(torch.zeros(blocks, device="cuda") for _ in range(2)))
         )
-    options = {"lr": 1e-4, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01, "step": 10}
+    rates = K.Rates(1e-4, (0.9, 0.999), 1e-8, 0.01, 10)
     together = K.AdamW8bitStep()
 
     def one_by_one() -> None:
@@ -361,7 +361,7 @@ def optimisers(by: Contestants) -> Iterator[Case]:
 
     count = sum(each.parameter.numel() for each in moments)
     yield Case(
-        f"8-bit AdamW of {len(moments)} adapter matrices", lambda: together(moments, levels, **options),
+        f"8-bit AdamW of {len(moments)} adapter matrices", lambda: together(moments, levels, rates),
         16 * count, 0, {"bitsandbytes": one_by_one},
     )  # fmt: skip
 

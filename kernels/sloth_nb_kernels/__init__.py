@@ -6,7 +6,7 @@ Each operation has an autograd face (``rms_norm``) and raw halves that record no
 optional.
 """
 
-from .adamw_8bit import AdamW8bitStep, Moments, adamw_8bit_reference
+from .adamw_8bit import AdamW8bitStep, Moments, Rates, adamw_8bit_reference
 from .cross_entropy import (
     RowStatistics,
     cross_entropy,
@@ -74,6 +74,7 @@ __all__ = [
     "Moments",
     "Projection",
     "ProjectionGrads",
+    "Rates",
     "RowStatistics",
     "TokenLogProbs",
     "adamw_8bit_reference",

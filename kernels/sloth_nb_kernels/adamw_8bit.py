@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .launch import launch, pretending, runs_triton, tl, triton
 
-__all__ = ["BLOCK", "AdamW8bitStep", "Moments", "adamw_8bit_reference"]
+__all__ = ["BLOCK", "AdamW8bitStep", "Moments", "Rates", "adamw_8bit_reference"]
 
 BLOCK = 256
 _ROWS = 8  # blocks a program takes
@@ -37,19 +37,20 @@ class Moments(NamedTuple):
     second_absmax: Tensor
 
 
-class _Rates(NamedTuple):
-    """What one step multiplies with, worked out in double precision."""
+class Rates(NamedTuple):
+    """What an AdamW step is taken with; ``step`` counts from one."""
 
-    beta1: float
-    beta2: float
-    step_size: float
+    lr: float
+    betas: tuple[float, float]
     eps: float
-    decay: float
+    weight_decay: float
+    step: int
 
-    @classmethod
-    def of(cls, lr: float, betas: tuple[float, float], eps: float, weight_decay: float, step: int) -> _Rates:
-        correction = math.sqrt(1 - betas[1] ** step)
-        return cls(*betas, -lr * correction / (1 - betas[0] ** step), correction * eps, 1 - lr * weight_decay)
+    def worked_out(self) -> tuple[float, float, float]:
+        """(step size, eps, decay) with the moments' corrections for their start, in double precision."""
+        correction = math.sqrt(1 - self.betas[1] ** self.step)
+        step_size = -self.lr * correction / (1 - self.betas[0] ** self.step)
+        return step_size, correction * self.eps, 1 - self.lr * self.weight_decay
 
 
 def _midpoints(levels: Tensor) -> Tensor:
@@ -57,26 +58,17 @@ def _midpoints(levels: Tensor) -> Tensor:
     return (levels[:-1] + levels[1:]) * 0.5
 
 
-def adamw_8bit_reference(
-    moments: Moments,
-    tables: tuple[Tensor, Tensor],
-    *,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    step: int,
-) -> None:
+def adamw_8bit_reference(moments: Moments, tables: tuple[Tensor, Tensor], rates: Rates) -> None:
     """Plain torch, any device: the truth. Arguments as in ``AdamW8bitStep``, of one parameter."""
     p, g, *codes_and_scales = moments
     codes, scales = codes_and_scales[:2], codes_and_scales[2:]
-    rates = _Rates.of(lr, betas, eps, weight_decay, step)
+    step_size, eps, decay = rates.worked_out()
     count, blocks = p.numel(), scales[0].numel()
     gradient = g.detach().flatten().float()
     known = gradient.isfinite()
     values = []
     for code, levels, scale, beta, new in zip(
-        codes, tables, scales, betas, (gradient, gradient.square()), strict=True
+        codes, tables, scales, rates.betas, (gradient, gradient.square()), strict=True
     ):
         old = levels[code.flatten().int()] * scale.repeat_interleave(BLOCK)[:count]
         value = torch.where(known, old * beta + (1 - beta) * new, 0)
@@ -89,7 +81,7 @@ def adamw_8bit_reference(
         values.append(value)
     first, second = values
     old = p.detach().flatten().float()
-    changed = (old + rates.step_size * (first / (second.sqrt() + rates.eps))) * rates.decay
+    changed = (old + step_size * (first / (second.sqrt() + eps))) * decay
     p.detach().copy_(torch.where(known, changed, old).view(p.shape))
 
 
@@ -164,19 +156,9 @@ class AdamW8bitStep:
         self._addresses: list[int] = []
         self._owner: Tensor | None = None
         self._table: Tensor | None = None
-        self._tables: tuple[Tensor, ...] = ()
+        self._lookups: tuple[Tensor, ...] = ()
 
-    def __call__(
-        self,
-        moments: Sequence[Moments],
-        tables: tuple[Tensor, Tensor],
-        *,
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-        step: int,
-    ) -> None:
+    def __call__(self, moments: Sequence[Moments], tables: tuple[Tensor, Tensor], rates: Rates) -> None:
         """Updates parameters and moments.
 
         Where a gradient isn't finite the parameter stays and its moments become zero, as with bitsandbytes.
@@ -184,24 +166,20 @@ class AdamW8bitStep:
         Args:
             moments: parameters of one device and dtype (fp32 | fp16 | bf16), gradients of one dtype.
             tables: the (256,) fp32 levels of the first and the second moment, ascending, on that device.
-            step: counts from one.
         """
-        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "step": step}
         moments = [each for each in moments if each.parameter.numel()]
         if not moments:
             return
         if not runs_triton(moments[0].parameter):
             for each in moments:
-                adamw_8bit_reference(each, tables, **options)
+                adamw_8bit_reference(each, tables, rates)
             return
         self._list(moments, tables)
-        rates = _Rates.of(lr, betas, eps, weight_decay, step)
+        beta1, beta2 = rates.betas
         parameter, gradient = moments[0][:2]
         launch(
             _adamw_8bit_kernel, (self._owner.numel(),), self._owner, self._table,
-            *self._tables,
-            rates.beta1, rates.beta2, 1 - rates.beta1, 1 - rates.beta2,
-            rates.step_size, rates.eps, rates.decay,
+            *self._lookups, beta1, beta2, 1 - beta1, 1 - beta2, *rates.worked_out(),
             P=getattr(tl, _TRITON_TYPES[parameter.dtype]), G=getattr(tl, _TRITON_TYPES[gradient.dtype]),
             ALIGNED=all(number % 16 == 0 for number in (*self._addresses, *self._sizes)),
             ROWS=_ROWS, BLOCK=BLOCK, num_warps=4,
@@ -209,8 +187,8 @@ class AdamW8bitStep:
 
     def _list(self, moments: Sequence[Moments], tables: tuple[Tensor, Tensor]) -> None:
         """Brings up to date what the kernel looks things up in; addresses most often stay as they were."""
-        if not self._tables or any(a is not b for a, b in zip(self._tables, tables, strict=False)):
-            self._tables = (*tables, *map(_midpoints, tables))
+        if not self._lookups or any(a is not b for a, b in zip(self._lookups, tables, strict=False)):
+            self._lookups = (*tables, *map(_midpoints, tables))
         device, span = moments[0].parameter.device, _ROWS * BLOCK
         sizes = tuple(each.parameter.numel() for each in moments)
         # In a dry run there is no memory, and what is made is as aligned as allocations are.

@@ -9,7 +9,7 @@ from typing import Any
 
 import bitsandbytes as bnb
 import torch
-from sloth_nb_kernels import AdamW8bitStep, Moments, runs_triton
+from sloth_nb_kernels import AdamW8bitStep, Moments, Rates, runs_triton
 
 __all__ = ["AdamW", "AdamW8bit", "without_waiting"]
 
@@ -66,7 +66,8 @@ class _WithoutWaiting:
         for name in ("qmap1", "qmap2"):
             state[name] = self._shared(state[name])
         tables = state["qmap1"], state["qmap2"]
-        rates = config["lr"], tuple(config["betas"][:2]), config["eps"], config["weight_decay"], state["step"]
+        betas = tuple(config["betas"][:2])
+        rates = Rates(config["lr"], betas, config["eps"], config["weight_decay"], state["step"])
         key = (rates, parameter.device, parameter.dtype, parameter.grad.dtype, *map(id, tables))
         moments = Moments(
             parameter.data, parameter.grad,
@@ -93,8 +94,7 @@ class _WithoutWaiting:
         launches: list[AdamW8bitStep] = self.__dict__.setdefault("_launches", [])
         launches += [AdamW8bitStep() for _ in range(len(together) - len(launches))]
         for launch, (key, (tables, moments)) in zip(launches, together.items(), strict=False):
-            lr, betas, eps, weight_decay, step = key[0]
-            launch(moments, tables, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, step=step)
+            launch(moments, tables, key[0])
 
 
 class AdamW(_WithoutWaiting, bnb.optim.AdamW):

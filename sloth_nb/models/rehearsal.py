@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import torch
-from sloth_nb_kernels import AdamW8bitStep, Moments
+from sloth_nb_kernels import AdamW8bitStep, Moments, Rates
 from sloth_nb_kernels.adamw_8bit import BLOCK
 from sloth_nb_kernels.ahead import compile_ahead
 from sloth_nb_kernels.launch import HAS_TRITON, pretend
@@ -60,8 +60,8 @@ def _step(parameters: list[Any]) -> None:
             torch.empty(-(-parameter.numel() // BLOCK)),
         )
         moments.append(Moments(parameter.detach(), parameter.grad, codes, codes, absmax, absmax))
-    levels, rates = torch.empty(256), {"lr": 1e-4, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
-    AdamW8bitStep()(moments, (levels, levels), **rates, step=1)
+    levels = torch.empty(256)
+    AdamW8bitStep()(moments, (levels, levels), Rates(1e-4, (0.9, 0.999), 1e-8, 0.0, 1))
 
 
 def rehearse(config: Any, *, method: str, dtype: torch.dtype, device: torch.device) -> list[Future]:

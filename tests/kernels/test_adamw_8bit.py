@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sloth_nb_kernels import AdamW8bitStep, Moments, adamw_8bit_reference
+from sloth_nb_kernels import AdamW8bitStep, Moments, Rates, adamw_8bit_reference
 from sloth_nb_kernels.adamw_8bit import BLOCK
 
 OPTIONS = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
@@ -58,9 +58,9 @@ def test_many_parameters_step_as_each_does_by_itself(device, dtype, gradients):
     for step in range(1, 4):
         many = [with_new_gradients(each, step) for each in many]
         before, alone = [copied(each) for each in many], [copied(each) for each in many]
-        together(many, tables, **OPTIONS, step=step)
+        together(many, tables, Rates(**OPTIONS, step=step))
         for got, want, old in zip(many, alone, before, strict=True):
-            adamw_8bit_reference(want, tables, **OPTIONS, step=step)
+            adamw_8bit_reference(want, tables, Rates(**OPTIONS, step=step))
             assert_same_step(got, want, old)
 
 
@@ -78,7 +78,7 @@ def test_a_step_is_bitsandbytes_own(device, dtype):
         weight.grad = moments.gradient.clone()
         before = copied(moments)
         theirs.step()
-        ours([moments], tables, **options, step=step)
+        ours([moments], tables, Rates(**options, step=step))
         state = theirs.state[weight]
         assert torch.equal(state["qmap1"], tables[0]) and torch.equal(state["qmap2"], tables[1])
         want = Moments(
@@ -98,18 +98,18 @@ def test_addresses_that_change_or_are_not_aligned_are_followed(device):
     ):
         moments = moments._replace(gradient=gradient.copy_(moments.gradient))
         before, alone = copied(moments), copied(moments)
-        ours([moments], tables, **OPTIONS, step=step)
-        adamw_8bit_reference(alone, tables, **OPTIONS, step=step)
+        ours([moments], tables, Rates(**OPTIONS, step=step))
+        adamw_8bit_reference(alone, tables, Rates(**OPTIONS, step=step))
         assert_same_step(moments, alone, before)
 
 
 def test_a_gradient_that_is_not_finite_leaves_its_parameter_and_clears_its_moments(device):
     tables, ours = tables_on(device), AdamW8bitStep()
     moments = fresh((4, 256), device, torch.float32)
-    ours([moments], tables, **OPTIONS, step=1)
+    ours([moments], tables, Rates(**OPTIONS, step=1))
     moments.gradient[1, 3], moments.gradient[2, 5] = float("nan"), float("-inf")
     before = copied(moments)
-    ours([moments], tables, **OPTIONS, step=2)
+    ours([moments], tables, Rates(**OPTIONS, step=2))
     same = moments.parameter == before.parameter
     assert same[1, 3] and same[2, 5] and same.sum() == 2
     assert moments.first_absmax.isfinite().all() and moments.second_absmax.isfinite().all()
@@ -121,15 +121,15 @@ def test_a_moment_keeps_its_sign_however_small(device):
     tables, ours = tables_on(device), AdamW8bitStep()
     moments = fresh((1, 256), device, torch.float32)
     moments.gradient.fill_(-1e-12)[0, 0] = 1.0
-    ours([moments], tables, **OPTIONS, step=1)
+    ours([moments], tables, Rates(**OPTIONS, step=1))
     levels = tables[0][moments.first.int()]
     assert levels[0, 0] > 0 and (levels[0, 1:] < 0).all()
 
 
 def test_nothing_to_do_is_done(device):
     tables = tables_on(device)
-    AdamW8bitStep()([], tables, **OPTIONS, step=1)
-    AdamW8bitStep()([fresh((0, 4), device, torch.float32)], tables, **OPTIONS, step=1)
+    AdamW8bitStep()([], tables, Rates(**OPTIONS, step=1))
+    AdamW8bitStep()([fresh((0, 4), device, torch.float32)], tables, Rates(**OPTIONS, step=1))
 
 
 def test_a_planted_fault_is_found(device):
@@ -137,10 +137,10 @@ def test_a_planted_fault_is_found(device):
     tables = tables_on(device)
     moments = fresh((16, 256), device, torch.float32)
     before, want = copied(moments), copied(moments)
-    adamw_8bit_reference(want, tables, **OPTIONS, step=1)
+    adamw_8bit_reference(want, tables, Rates(**OPTIONS, step=1))
     faults = [(tables[::-1], OPTIONS, 1), (tables, OPTIONS, 2), (tables, {**OPTIONS, "weight_decay": 0.0}, 1)]
     for wrong, options, step in faults:
         got = copied(moments)
-        AdamW8bitStep()([got], wrong, **options, step=step)
+        AdamW8bitStep()([got], wrong, Rates(**options, step=step))
         with pytest.raises(AssertionError):
             assert_same_step(got, want, before)

@@ -89,7 +89,7 @@ def run_everything(dtype):
         weight, gradient = (meta(32, 4096, dtype=kind) for kind in dtypes)
         K.AdamW8bitStep()(
             [K.Moments(weight, gradient, codes, codes, absmax, absmax)], (levels, levels),
-            lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, step=1,
+            K.Rates(1e-4, (0.9, 0.999), 1e-8, 0.0, 1),
         )  # fmt: skip
 
 
