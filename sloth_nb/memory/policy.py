@@ -4,13 +4,12 @@ The five tensors are those of engine/policy.py: what a layer's forward leaves be
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from sloth_nb.catalog import GPU, Block
 from sloth_nb.errors import TrainingError
+from sloth_nb.memory import moving
 
 __all__ = [
-    "HOST_BOUND",
     "NAMED",
     "NAMES",
     "POLICIES",
@@ -59,12 +58,6 @@ NAMED = {
     "offload-all": Policy((), NAMES),
 }
 
-# As in engine/rules.py (a test holds the two together): at what share of its products' rate a layer's forward
-# runs, how much of that time copying may fill, from how many tokens on it is worth a trip, of how many layers at least
-# gate and up go too and up to what size, how large a tile of them may be, and below how many seconds of it a step is
-# captured.
-EFFICIENCY, LINK_SHARE, OFFLOAD_FROM, WIDE_FROM, WIDE_BYTES = 0.75, 0.95, 1024, 0.25, 1 << 30
-TILE_BYTES, HOST_BOUND = 128 << 20, 1e-3
 PRODUCTS = 0.72  # of a card's dense peak, that large products reach
 
 
@@ -80,36 +73,14 @@ def tape_bytes(block: Block, tokens: int, item: int = 2) -> dict[str, int]:
     }
 
 
-@lru_cache(maxsize=64)
-def _moved_and_wide(
-    sizes: tuple[int, ...], again: tuple[float, float], seconds: float, link: float, host: float, layers: int
-) -> tuple[tuple[str, ...], int]:
-    """What every layer moves, and how many also move gate and up.
-
-    ``again``: seconds that computing ``middle`` and ``qkv`` again takes; ``host``: bytes for all layers.
-    """
-    by_name = dict(zip(NAMES, sizes, strict=True))
-    moved = ["input", "attention"]
-    carried = sum(by_name[name] for name in moved)
-    for name, longer in zip(("middle", "qkv"), again, strict=True):
-        more = carried + by_name[name]
-        shows = max(0.0, more / link - seconds) - max(0.0, carried / link - seconds)
-        if shows <= longer and more * layers <= host:
-            moved.append(name)
-            carried = more
-    room = min(seconds * link * LINK_SHARE, host / max(layers, 1)) - carried
-    wide = 0
-    if len(moved) == 4 and room > 0:
-        wide = min(layers - 1, int(room * layers // by_name["gate_up"]))
-    worth_it = wide >= WIDE_FROM * layers and by_name["gate_up"] <= WIDE_BYTES
-    return tuple(moved), wide if worth_it else 0
+def _widths(block: Block) -> tuple[int, int, int]:
+    return block.hidden, block.heads * block.head_dim, block.kv_heads * block.head_dim
 
 
 def layer_seconds(block: Block, tokens: int, length: int, gpu: GPU) -> float:
     """A layer's forward on this card, roughly, as the engine's rules reckon it."""
-    query, narrow = block.heads * block.head_dim, block.kv_heads * block.head_dim
-    weights = block.hidden * (2 * query + 2 * narrow + 3 * block.active_ffn)
-    return 2.0 * tokens * (weights + length * query) / (EFFICIENCY * PRODUCTS * gpu.tflops_16 * 1e12)
+    rate = PRODUCTS * gpu.tflops_16 * 1e12
+    return moving.layer_seconds(*_widths(block), block.active_ffn, tokens, length, rate)
 
 
 def sloth_policies(
@@ -119,21 +90,16 @@ def sloth_policies(
 
     The top layer's backward comes at once, so what it holds stays.
     """
-    if gpu.is_cpu or tokens < OFFLOAD_FROM:
+    if gpu.is_cpu or tokens < moving.OFFLOAD_FROM:
         return (NAMED["lean"],) * layers
-    rate, link = EFFICIENCY * PRODUCTS * gpu.tflops_16 * 1e12, gpu.host_gbps * 1e9
-    each = 2.0 * tokens * block.hidden * block.head_dim / rate
-    again = each * block.heads, each * (block.heads + 2 * block.kv_heads)
-    sizes = tape_bytes(block, tokens)
-    moved, wide = _moved_and_wide(
-        tuple(sizes[name] for name in NAMES), again, layer_seconds(block, tokens, length, gpu), link,
-        host_bytes, layers,
+    sizes, rate = tape_bytes(block, tokens), PRODUCTS * gpu.tflops_16 * 1e12
+    moved, wide = moving.moved_by_layers(
+        (sizes["input"], sizes["qkv"], sizes["attention"], sizes["middle"], sizes["gate_up"]),
+        moving.seconds_again(*_widths(block), tokens, rate), layer_seconds(block, tokens, length, gpu),
+        layers, gpu.host_gbps * 1e9, host_bytes,
     )  # fmt: skip
-    policies = [Policy((), moved)] * (layers - 1)
-    wider = Policy((), (*moved, "gate_up"))
-    for n in range(wide):
-        policies[n * (layers - 1) // wide] = wider
-    return (*policies, Policy(moved))
+    narrow, wider = Policy((), moved), Policy((), (*moved, "gate_up"))
+    return (*(wider if i in wide else narrow for i in range(layers - 1)), Policy(moved))
 
 
 def automatic_tile(block: Block, tokens: int, policies: tuple[Policy, ...]) -> int | None:
@@ -142,11 +108,7 @@ def automatic_tile(block: Block, tokens: int, policies: tuple[Policy, ...]) -> i
         "gate_up" in policy.held for policy in dict(zip(map(id, policies), policies, strict=True)).values()
     ):
         return None
-    most = max(1024, TILE_BYTES // (4 * block.active_ffn))
-    if tokens <= most:
-        return None
-    even = -(-tokens // -(-tokens // most))
-    return -(-even // 128) * 128
+    return moving.even_tile(tokens, block.active_ffn, 2)
 
 
 def named(policy: str) -> Policy:

@@ -6,12 +6,13 @@ from families import CONFIGS, adapted_model, batch, step
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sloth_nb.engine import offload, rules
+from sloth_nb.engine import offload
 from sloth_nb.engine.offload import slab_bytes
 from sloth_nb.engine.policy import activation_bytes
 from sloth_nb.engine.rules import offload_policies
 from sloth_nb.engine.step import CausalStep
 from sloth_nb.errors import HardwareError
+from sloth_nb.memory import moving
 from sloth_nb.models.install import engine_of, install
 
 
@@ -50,7 +51,7 @@ LINK = 1e9
 
 def moved(seconds, host=10**12, again=0.0):
     """Of 8 layers whose forward takes so long, over a link of a GB a second."""
-    return offload_policies(SIZES, {"middle": again, "qkv": again}, seconds, 8, LINK, host)
+    return offload_policies(SIZES, (again, again), seconds, 8, LINK, host)
 
 
 def test_a_slow_link_moves_only_inputs_and_attention():
@@ -67,7 +68,7 @@ def test_what_takes_longer_to_compute_again_than_it_makes_wait_is_moved():
 
 
 def test_a_fast_link_moves_everything_and_some_layers_gate_up():
-    seconds = (sum(SIZES.values()) - 0.49 * SIZES["gate_up"]) / (LINK * rules._LINK_SHARE)
+    seconds = (sum(SIZES.values()) - 0.49 * SIZES["gate_up"]) / (LINK * moving.LINK_SHARE)
     policies = moved(seconds)
     wide = [i for i, p in enumerate(policies) if "gate_up" in p.host]
     assert len(wide) == 4 and wide == [0, 1, 3, 5]
@@ -75,15 +76,14 @@ def test_a_fast_link_moves_everything_and_some_layers_gate_up():
 
 
 def test_few_wide_layers_are_not_worth_the_memory_of_one():
-    seconds = (sum(SIZES.values()) - 0.8 * SIZES["gate_up"]) / (LINK * rules._LINK_SHARE)
+    seconds = (sum(SIZES.values()) - 0.8 * SIZES["gate_up"]) / (LINK * moving.LINK_SHARE)
     assert not any("gate_up" in p.host for p in moved(seconds))
 
 
 def test_long_sequences_do_not_hold_gate_up_whole():
     sizes = activation_bytes(CONFIGS["llama"], 1 << 30 >> 8)
-    assert sizes["gate_up"] > rules._WIDE_BYTES
-    again = {"middle": 1.0, "qkv": 1.0}
-    policies = offload_policies(sizes, again, 1e6, 8, LINK, 10**15)
+    assert sizes["gate_up"] > moving.WIDE_BYTES
+    policies = offload_policies(sizes, (1.0, 1.0), 1e6, 8, LINK, 10**15)
     assert not any("gate_up" in p.host for p in policies)
 
 

@@ -12,7 +12,6 @@ from sloth_nb.engine.device import DeviceSpeed
 from sloth_nb.engine.rules import Settings, offload_policies
 from sloth_nb.memory import Work
 from sloth_nb.memory.policy import (
-    HOST_BOUND,
     NAMED,
     NAMES,
     PRODUCTS,
@@ -75,5 +74,4 @@ def test_what_is_captured_is_what_the_engine_captures(length, monkeypatch):
     like = SimpleNamespace(is_cuda=True, device=SimpleNamespace(index=0))
     work = Work(INFO, batch=1, length=length)
     assert work.captured(H200) == Settings().captures(CONFIG, length, length, like) == (length < 1200)
-    assert HOST_BOUND == rules._HOST_BOUND
     assert not Settings(cuda_graphs=False).captures(CONFIG, length, length, like)
