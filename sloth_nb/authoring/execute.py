@@ -174,6 +174,7 @@ class _Client(NotebookClient):
         try:
             return await super().async_execute_cell(cell, cell_index, **kwargs)
         finally:
+            self.memory.look()
             for key in [key for key in self._latest if key[0] == cell_index]:
                 self._write(self._latest.pop(key) + "\n")
             self._write("", end=True)

@@ -25,26 +25,34 @@ class MemoryWatch:
     def __init__(self, limit_bytes: int | None = None) -> None:
         self.peak_bytes = 0
         self.limit_bytes = limit_bytes
+        self._process: psutil.Process | None = None
+        self._looking = threading.Lock()
         self._over = threading.Event()
 
     def start(self, process_id: int | None) -> None:
         if process_id is not None:
-            threading.Thread(target=self._watch, args=(process_id,), daemon=True).start()
+            with contextlib.suppress(psutil.Error):
+                self._process = psutil.Process(process_id)
+                threading.Thread(target=self._watch, daemon=True).start()
 
     def stop(self) -> None:
         self._over.set()
 
-    def _watch(self, process_id: int) -> None:
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(process_id)
-            while not self._over.is_set():
-                family = [process, *process.children(recursive=True)]
-                resident = sum(_resident(member) for member in family)
-                self.peak_bytes = max(self.peak_bytes, resident, _own_peak(process))
-                if self.limit_bytes is not None and self.peak_bytes > self.limit_bytes:
-                    process.kill()
-                    return
-                self._over.wait(_SECONDS if self.limit_bytes is None else _SECONDS / 5)
+    def look(self) -> None:
+        """Note what the process has taken by now; at the end of a cell, lest the kernel end between two looks."""
+        if self._process is None:
+            return
+        with self._looking, contextlib.suppress(psutil.Error):
+            family = [self._process, *self._process.children(recursive=True)]
+            resident = sum(_resident(member) for member in family)
+            self.peak_bytes = max(self.peak_bytes, resident, _own_peak(self._process))
+            if self.limit_bytes is not None and self.peak_bytes > self.limit_bytes:
+                self._process.kill()
+
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            self.look()
+            self._over.wait(_SECONDS if self.limit_bytes is None else _SECONDS / 5)
 
 
 def _resident(process: psutil.Process) -> int:
