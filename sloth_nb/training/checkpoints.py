@@ -7,12 +7,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from sloth_nb.errors import TrainingError
 
-__all__ = ["checkpoints", "last_checkpoint", "refuses_to_save", "written_whole"]
+__all__ = ["WholeCheckpoints", "checkpoints", "last_checkpoint", "refuses_to_save", "written_whole"]
 
 STATE_FILE = "trainer_state.json"  # written last, so its presence says that the rest is there
 _DISK = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -117,3 +119,39 @@ def _reason(error: BaseException) -> str:
     if any(word in text for word in _STREAM):
         return "writing broke off; the disk may be full"
     return getattr(error, "strerror", None) or text.splitlines()[0]
+
+
+class WholeCheckpoints(Trainer):
+    """A base for trainers: a checkpoint is whole or not there, and older ones stay until it is."""
+
+    _aside: Path | None = None
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._aside) if self._aside is not None else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save a checkpoint that is whole or not there; older ones stay as they were until it is."""
+        folder, step = Path(self._get_output_dir(trial)), self.state.global_step
+        with refuses_to_save(folder, step):
+            if self.args.world_size > 1 or self.args.push_to_hub:  # others use the same folder meanwhile
+                super()._save_checkpoint(model, trial)
+                return
+            name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
+            with written_whole(folder, name) as self._aside:
+                try:
+                    super()._save_checkpoint(model, trial)
+                    self._name_best(folder, name)
+                finally:
+                    self._aside = None
+            rotate_checkpoints(
+                output_dir=str(folder),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+
+    def _name_best(self, folder: Path, name: str) -> None:
+        """If this checkpoint is the best so far, its state shall name its final place."""
+        if self.state.best_model_checkpoint == str(self._aside / name):
+            self.state.best_model_checkpoint = str(folder / name)
+            self.state.save_to_json(str(self._aside / name / "trainer_state.json"))
