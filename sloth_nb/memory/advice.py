@@ -8,7 +8,7 @@ from typing import Any
 
 from sloth_nb.catalog import GPU, ModelInfo, gpus, models
 from sloth_nb.memory.estimate import Estimate
-from sloth_nb.memory.formulas import estimate_work, standing_total
+from sloth_nb.memory.formulas import estimate_within, estimate_work, standing_total
 from sloth_nb.memory.work import Work
 
 __all__ = ["Change", "changes_to_fit", "on_every_card", "smallest_card"]
@@ -59,7 +59,7 @@ def changes_to_fit(
     takes RAM is offered.
     """
     search = _Search(work, gpu, gpu.memory if memory is None else memory, offload)
-    if estimate_work(work, gpu).total <= search.budget:
+    if estimate_within(work, gpu, search.budget):
         return []
     search.cheap_bundles(count)
     search.dear_bundles(count)
@@ -89,11 +89,11 @@ class _Search:
         work = self.rounder.but(**_options(steps))
         if standing_total(work, self.gpu) > self.budget:  # most of what can't fit, at a tenth of the cost
             return False
-        return estimate_work(work, self.gpu).total <= self.budget
+        return estimate_within(work, self.gpu, self.budget) is not None
 
     def keep(self, steps: tuple[_Step, ...]) -> None:
-        estimate = estimate_work(self.work.but(**_options(steps)), self.gpu)
-        if estimate.total > self.budget:  # a few tokens less may lie less well in memory
+        estimate = estimate_within(self.work.but(**_options(steps)), self.gpu, self.budget)
+        if estimate is None:  # a few tokens less may lie less well in memory
             return
         say = ", ".join(step.say for step in steps)
         costs = dict.fromkeys(part for step in steps for part in step.cost.split(", "))

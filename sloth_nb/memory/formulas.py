@@ -24,29 +24,47 @@ from sloth_nb.memory.unused import Around, Kind, Walk, walk, walked_counts
 from sloth_nb.memory.weights import Standing, standing
 from sloth_nb.memory.work import Work
 
-__all__ = ["estimate_work", "standing_total"]
+__all__ = ["estimate_within", "estimate_work", "host_bytes", "standing_total"]
 
 
-# The latest answers: a search for the longest context, say, asks the same ones at each move of the batch's slider.
-_ANSWERS: "dict[tuple[Any, ...], Estimate]" = {}
+# The latest answers: a search for the longest context, say, asks the same ones at each move of the batch's slider. Of
+# work that was only asked whether it fits, and doesn't, the bytes of its tensors.
+_ANSWERS: "dict[tuple[Any, ...], tuple[ModelInfo, Estimate | int]]" = {}
 _MOST_ANSWERS = 2048
 _OPTIONS = attrgetter(*(name for name in Work.__dataclass_fields__ if name != "model"))
 
 
 def estimate_work(work: Work, gpu: GPU) -> Estimate:
     """What this work will take on this card. Says nothing of whether it fits. Answers are remembered."""
+    answer = _answered(work, gpu, None)
+    assert isinstance(answer, Estimate)
+    return answer
+
+
+def estimate_within(work: Work, gpu: GPU, budget: int) -> Estimate | None:
+    """The estimate, where its total is at most ``budget`` bytes: where tensors alone are more, at half the cost."""
+    answer = _answered(work, gpu, budget)
+    return answer if isinstance(answer, Estimate) and answer.total <= budget else None
+
+
+def _answered(work: Work, gpu: GPU, budget: int | None) -> Estimate | int:
+    """The estimate, or, when that is more than the budget already, the bytes of its tensors."""
     key = (id(work.model), gpu, *_OPTIONS(work))
-    known = _ANSWERS.get(key)
-    if known is None or known.work.model is not work.model:
-        if len(_ANSWERS) >= _MOST_ANSWERS:
-            _ANSWERS.clear()
-        known = _ANSWERS[key] = _estimated(work, gpu)
-    return known
-
-
-def _estimated(work: Work, gpu: GPU) -> Estimate:
+    model, known = _ANSWERS.get(key, (None, 0))
+    if model is work.model and (isinstance(known, Estimate) or (budget is not None and known > budget)):
+        return known
+    if len(_ANSWERS) >= _MOST_ANSWERS:
+        _ANSWERS.clear()
     full = _fullest(work, gpu)
-    kinds = full.kinds | {"fragmentation": _unused(work, gpu, full), "context": context_bytes(gpu)}
+    kinds = full.kinds | {"context": context_bytes(gpu)}
+    tensors = sum(kinds.values())
+    answer = tensors if budget is not None and tensors > budget else _estimated(work, gpu, full, kinds)
+    _ANSWERS[key] = work.model, answer
+    return answer
+
+
+def _estimated(work: Work, gpu: GPU, full: "_Fullest", kinds: dict[str, int]) -> Estimate:
+    kinds = kinds | {"fragmentation": _unused(work, gpu, full)}
     return Estimate(
         work=work,
         gpu=gpu,
@@ -56,6 +74,11 @@ def _estimated(work: Work, gpu: GPU) -> Estimate:
         trainable=full.base.trainable,
         notes=notes_on(work),
     )
+
+
+def host_bytes(work: Work, gpu: GPU) -> int:
+    """What this work takes of the machine's RAM; an estimate's ``host`` without the rest of it."""
+    return standing(work).host + _moved([] if work.engine == "hf" else _runs(work, gpu))
 
 
 def standing_total(work: Work, gpu: GPU) -> int:
@@ -94,8 +117,13 @@ def _fullest(work: Work, gpu: GPU) -> _Fullest:
     moments.append(Moment("optimiser step", _optimiser_step(work, gpu, base)))
     moments += generation(work)
     fullest = max(moments, key=lambda moment: sum(moment.kinds.values()))
-    host = base.host + sum(run.count * run.cost.host for run in runs)
+    host = base.host + _moved(runs)
     return _Fullest(added(steady, fullest.kinds), fullest.name, sum(steady.values()), host, base, runs)
+
+
+def _moved(runs: "list[_Run]") -> int:
+    """Bytes of all layers in pinned host memory, between their forward and their backward."""
+    return sum(run.count * run.cost.host for run in runs)
 
 
 # Where the fullest moment is not one that the walk over the large tensors sees (a backward's end, with gradients in
@@ -199,7 +227,7 @@ def _walked(
     if tokens != work.tokens:
         work = work.but(task="sft", batch=1, length=tokens, policy=work.policies(gpu))
         joined = _joined(_runs(work, gpu))
-    layers = [Kind(cost.passes, cost.moved, cost.held) for cost, _ in joined]
+    layers = [Kind(cost.passes, cost.moved, cost.held, cost.input) for cost, _ in joined]
     shape, loss = work.model.shape, loss_cost(work)
     room = 2 * tokens * max(cost.room for cost, _ in joined)
     embedding = 0 if work.lora else 2 * shape.embedding_parameters

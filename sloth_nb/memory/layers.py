@@ -38,14 +38,17 @@ class LayerCost:
 
     Attributes:
         held: on the device between forward and backward.
-        host: in pinned host memory meanwhile.
+        host: in pinned host memory meanwhile; ``moved``: the same by name.
+        input: of its input, wherever that is.
         forward, backward: the fullest moment of each pass by kind. A forward's input, a backward's incoming
             gradient and what other layers hold are not counted in them; the layer's own tape and gradients are.
         passes: both passes, tensor by tensor.
+        room: what stands beside the gradient of its output.
     """
 
     held: int
     host: int
+    input: int
     forward: dict[str, int]
     backward: dict[str, int]
     passes: Passes
@@ -126,4 +129,5 @@ def _layer_cost(known: _Known, policy: Policy, below: Policy | None, wide_below:
     passes = Passes(tuple(up.events), left, tuple(down.trace.events), down.found, down.called)
     room = max(sizes.room["down"], sizes.room["output"])
     going = up.at_peak | {"activations": leaving}
-    return LayerCost(held, host, going, down.trace.at_peak, passes, sizes.block, policy, moved, room)
+    own = sizes.tape["input"]
+    return LayerCost(held, host, own, going, down.trace.at_peak, passes, sizes.block, policy, moved, room)

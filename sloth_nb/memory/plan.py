@@ -11,7 +11,7 @@ from sloth_nb.errors import HardwareError
 from sloth_nb.memory.advice import changes_to_fit, smallest_card
 from sloth_nb.memory.budget import Budget
 from sloth_nb.memory.estimate import GB, Estimate
-from sloth_nb.memory.formulas import estimate_work
+from sloth_nb.memory.formulas import estimate_within, estimate_work, host_bytes
 from sloth_nb.memory.layers import layer_cost
 from sloth_nb.memory.policy import NAMED, NAMES, Policy
 from sloth_nb.memory.speed import layer_time, step_seconds
@@ -176,9 +176,8 @@ def _above(a: tuple, b: tuple, c: tuple) -> bool:
 
 def _inside(work: Work, budget: Budget) -> Estimate | None:
     """Its estimate, when that fits the budget."""
-    answer = estimate_work(work, budget.gpu)
-    fits = answer.total * (1 + SAFETY) <= budget.device and answer.host <= budget.host
-    return answer if fits else None
+    answer = estimate_within(work, budget.gpu, int(budget.device / (1 + SAFETY)))
+    return answer if answer is not None and answer.host <= budget.host else None
 
 
 def _ladder(option: Work, budget: Budget, moving: str | None) -> tuple[Callable[[int], tuple[str, ...]], int]:
@@ -191,8 +190,8 @@ def _ladder(option: Work, budget: Budget, moving: str | None) -> tuple[Callable[
     offloaded = 0
     least = hull[0]
     if NAMED[least].host:
-        host = estimate_work(option.but(policy=least), budget.gpu).host
-        standing = estimate_work(option.but(policy="lean"), budget.gpu).host
+        host = host_bytes(option.but(policy=least), budget.gpu)
+        standing = host_bytes(option.but(policy="lean"), budget.gpu)
         each = max(1, (host - standing) // layers)
         offloaded = max(0, min(layers, (budget.host - standing) // each))
     dry = hull if offloaded == layers else _hull(option, budget, None)

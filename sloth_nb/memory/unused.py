@@ -26,11 +26,13 @@ LAYERS, PERIOD, DOWN, MOST = 12, 6, 3, 28
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """Equal layers: their passes, the bytes of what each moves to the host, and of what it holds on the device."""
+    """Equal layers: their passes, the bytes of what each moves to the host, of what it holds on the device, and of
+    its input."""
 
     passes: Passes
     host: dict[str, int]
     held: int
+    input: int
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,16 @@ class _Step:
         self.around = around
         self.allocator = CachingAllocator()
         # Small tensors are not followed: theirs are None.
-        self.x = self.allocator.allocate(around.hidden) if around.hidden > SMALL else None
+        self.x: Block | None = None
+        self.width = 0
         self.leaving: list[Block] = []
         self.tapes: list[tuple[Kind, dict[str, Block]]] = []
 
     def up(self, kind: Kind) -> None:
         """One layer's forward, and what becomes of its tape."""
+        if kind.input != self.width:  # the lowest, also of another part (Whisper's decoder above its encoder)
+            self.width = kind.input
+            self.x = self.allocator.allocate(kind.input) if kind.input > SMALL else None
         blocks = self._walk(kind.passes.forward, [])
         tape = {name: blocks[number] for name, number in kind.passes.left.items()}
         out = tape.pop("out", None)

@@ -87,6 +87,11 @@ def test_any_estimate_adds_up(work, card):
     assert str(answer).count("GB") >= len(answer.kinds)
 
 
+def test_a_model_of_two_parts_is_estimated_though_one_passes_a_single_token():
+    answer = estimate_work(Work.of("whisper-small", method="full", batch=1, length=1, policy="keep"), H200)
+    assert 0 < answer.tensors < answer.reserved
+
+
 @settings(max_examples=60, deadline=None)
 @given(work=works())
 def test_more_tokens_never_take_less(work):

@@ -10,8 +10,8 @@ from sloth_nb.memory.unused import LAYERS, MOST, Around, Kind, walk, walked_coun
 MIB = 2**20
 H200 = catalog.gpu("H200")
 # A forward that takes a wide tensor, lets it go, and leaves an output; nothing happens on the way back.
-WIDE = Kind(Passes((228 * MIB, ~0, 128 * MIB), {"out": 1}, (), {}, {}), {}, 128 * MIB)
-NARROW = Kind(Passes((128 * MIB, 64 * MIB, ~1), {"out": 0}, (), {}, {}), {}, 128 * MIB)
+WIDE = Kind(Passes((228 * MIB, ~0, 128 * MIB), {"out": 1}, (), {}, {}), {}, 128 * MIB, 128 * MIB)
+NARROW = Kind(Passes((128 * MIB, 64 * MIB, ~1), {"out": 0}, (), {}, {}), {}, 128 * MIB, 128 * MIB)
 
 
 def test_outputs_in_the_places_of_wider_tensors_cost_a_wide_one_a_layer():
@@ -30,7 +30,7 @@ def test_the_loss_comes_on_top_where_it_fits_no_hole():
 
 
 def test_what_goes_to_the_host_leaves_its_place_to_the_layer_after_next():
-    moving = Kind(NARROW.passes, {"input": 128 * MIB}, 0)
+    moving = Kind(NARROW.passes, {"input": 128 * MIB}, 0, 128 * MIB)
     held, moved = (walk([kind], (LAYERS,), Around(128 * MIB, 0, ())) for kind in (NARROW, moving))
     assert moved.each == (0,) and moved.reserved < held.reserved / 2
 
