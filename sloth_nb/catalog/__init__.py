@@ -4,10 +4,11 @@ Needs neither torch nor a network. ``find("qwen3-14b")``, ``search("apache 8b")`
 any other model, ``gpu("T4")``, ``offers()``.
 """
 
-from sloth_nb.catalog.find import find, from_config, known, models, resolve, search
+from sloth_nb.catalog.find import find, from_config, known, models, search
 from sloth_nb.catalog.gpus import GPU, Offer, cpu, gpu, gpus, offer, offers
 from sloth_nb.catalog.hub import cached_models, from_hub
 from sloth_nb.catalog.info import ModelInfo, TrainingDefaults
+from sloth_nb.catalog.resolve import resolve
 from sloth_nb.catalog.shape import Block, Linear, Shape, Tower
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Looking a model up: by catalogue name, hub id, folder, config, or words typed into a search box."""
+"""Looking a model up: by catalogue name or hub id, by its config, or by words typed into a search box."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from sloth_nb.catalog.info import ModelInfo, TrainingDefaults, load_models
 from sloth_nb.catalog.readers import read_shape
 from sloth_nb.errors import ModelError
 
-__all__ = ["find", "from_config", "known", "models", "resolve", "search"]
+__all__ = ["find", "from_config", "known", "models", "search"]
 
 
 def models() -> tuple[ModelInfo, ...]:
@@ -179,28 +179,3 @@ def _read(path: Path) -> Mapping[str, Any]:
     if not isinstance(config, Mapping):
         raise ModelError(f"{file} holds a {type(config).__name__}; a config is a JSON object.")
     return config
-
-
-def resolve(model: str | os.PathLike[str] | Mapping[str, Any] | ModelInfo) -> ModelInfo:
-    """An entry from whatever names a model: an entry, a catalogue name, a hub id, a folder, a config.
-
-    Never asks the network: a hub id that the catalogue doesn't list is looked for in the hub's cache only.
-    ``catalog.from_hub`` asks, when it is asked to.
-
-    Raises:
-        ModelError: nothing by that name here; names the nearest.
-    """
-    if isinstance(model, ModelInfo):
-        return model
-    if isinstance(model, Mapping):
-        return from_config(model)
-    info = known(str(model))
-    if info is not None:
-        return info
-    path = Path(model)
-    if path.exists():
-        return from_config(path)
-    from sloth_nb.catalog.hub import cached_config
-
-    file = cached_config(str(model))
-    return from_config(file, name=str(model).rpartition("/")[2]) if file else find(str(model))
