@@ -18,7 +18,7 @@ def write(folder, *events) -> None:
         log.write(event)
 
 
-def until(true, seconds=20):
+def until(true, seconds=60):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "waited too long"
@@ -88,7 +88,7 @@ def test_a_run_of_another_process_is_followed_line_by_line_and_not_stopped_from_
         until(lambda: heard == [1])
         process.stdin.write("go\n")
         process.stdin.close()
-        assert run.wait(timeout=20) == "finished"
+        assert run.wait(timeout=60) == "finished"
         assert heard == [1, 2, 3] and run.history.latest("loss") == 0.5
     finally:
         process.kill()

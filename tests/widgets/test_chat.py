@@ -57,7 +57,7 @@ def type_and_enter(front_end, box, text):
     front_end.custom(box, "submit")
 
 
-def wait_until(condition, seconds=5.0):
+def wait_until(condition, seconds=60.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"

@@ -23,11 +23,13 @@ def test_many_pokes_are_few_actions_and_the_last_state_is_seen():
 
 def test_now_acts_in_this_thread_and_takes_the_pending_one_with_it():
     threads = []
-    pulse = Pulse(lambda: threads.append(threading.current_thread()), 0.2)
+    pulse = Pulse(lambda: threads.append(threading.current_thread()), 60)
     pulse.now()
     pulse.poke()
+    pending = pulse._timer
     pulse.now()
-    time.sleep(0.3)
+    pending.join(30)
+    assert not pending.is_alive()
     assert threads == [threading.current_thread()] * 2
 
 

@@ -42,7 +42,7 @@ def finish(run, n, state="finished", **data):
     run.end(state)
 
 
-def wait_until(condition, seconds=10.0):
+def wait_until(condition, seconds=60.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
