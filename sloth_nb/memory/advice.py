@@ -1,9 +1,9 @@
 """What to change when a run doesn't fit: bundles of changes, the cheapest in time and quality first."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
-from itertools import combinations, islice
+from itertools import combinations
 from typing import Any
 
 from sloth_nb.catalog import GPU, ModelInfo, gpus, models
@@ -16,8 +16,6 @@ __all__ = ["Change", "changes_to_fit", "on_every_card", "smallest_card"]
 
 SMALL_CHUNK = 64 << 20
 TILE = 2048
-# Bundles that are tried: a slider waits for the answer.
-CHEAP_TRIES, DEAR_TRIES = 14, 20
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,14 @@ class _Step:
     cost: str
     options: dict[str, object]
     takes_ram: bool = False
+
+    def replaces(self, other: "_Step") -> bool:
+        """Whether it is another value of the same options."""
+        return self.options.keys() == other.options.keys()
+
+    def is_as_strong_as(self, other: "_Step") -> bool:
+        """Whether it is that step, or a stronger value of the same options."""
+        return self.replaces(other) and self.weight >= other.weight
 
 
 def changes_to_fit(
@@ -102,73 +108,79 @@ class _Search:
         self.found.append(Change(say, ", ".join(costs), _options(steps), estimate))
 
     def cheap_bundles(self, count: int) -> None:
-        """Steps that leave the result alone, single ones first, then bundles in the order of their summed weight."""
-        if not self.fits(_strongest(self.cheap)):
+        """Steps that leave the result alone: single ones; then few of them together, each time without the dearest of
+        those before; then stronger values than would be enough."""
+        strongest = _strongest(self.cheap)
+        if not self.fits(strongest):
             return
-        queue = [(0.0, (index,)) for index in range(len(self.cheap))]
-        heapify(queue)
-        answered: list[tuple[int, ...]] = []
-        for _ in range(CHEAP_TRIES):
-            if not queue or len(self.found) >= count:
-                return
-            _, chosen = heappop(queue)
-            if any(set(done) <= set(chosen) for done in answered):
-                continue  # it would fit with less
-            steps = tuple(self.cheap[index] for index in chosen)
-            if self.fits(steps):
-                answered.append(chosen)
-                self.keep(steps)
+        vital = [step for step in strongest if not self.fits(_without(strongest, step))]
+        alone: list[_Step] = []
+        for step in self.cheap:
+            known = any(step.replaces(one) for one in alone)
+            if len(self.found) >= count or known or not all(step.replaces(one) for one in vital):
                 continue
-            used = {key for step in steps for key in step.options}
-            for index in range(chosen[-1] + 1, len(self.cheap)):
-                if not self.cheap[index].options.keys() & used:
-                    weight = sum(step.weight for step in steps) + self.cheap[index].weight
-                    heappush(queue, (weight, (*chosen, index)))
+            if self.fits((step,)):
+                alone.append(step)
+                self.keep((step,))
+        left = [step for step in self.cheap if not any(step.is_as_strong_as(one) for one in alone)]
+        while len(self.found) < count and self.fits(_strongest(left)):
+            bundle = self._weakened(self._needed((), _strongest(left)), left)
+            self.keep(bundle)
+            dearest = max(bundle, key=lambda step: step.weight)
+            left = [step for step in left if not step.is_as_strong_as(dearest)]
+        self._stronger(alone, self.cheap, (), count)
 
     def dear_bundles(self, count: int) -> None:
-        """One to three dear steps each, with only as many cheap ones as they still need.
+        """Single dear steps, or two or three where no single one does, with only those cheap ones that they still need.
 
-        Cheap steps that are an answer by themselves help no dear one. Bundles of different options come first;
-        another value of the same one only when there are no others.
+        Cheap steps that are part of an answer help no dear one.
         """
-        answers = {step for change in self.found for step in change.options}
+        answers = {option for change in self.found for option in change.options}
         helpers = _strongest([step for step in self.cheap if not answers & set(step.options)])
-        if not self.fits((*_strongest(self.dear), *helpers)):
+        strongest, alone = _strongest(self.dear), []
+        if not self.fits((*strongest, *helpers)):
             return
-        answered: set[frozenset[str]] = set()
-        spare: list[tuple[_Step, ...]] = []
-        for chosen in islice(self._dear_choices(), DEAR_TRIES):
-            if len(self.found) >= count:
-                return
-            keys = frozenset(key for step in chosen for key in step.options)
-            if any(done < keys for done in answered) or not self.fits((*chosen, *helpers)):
-                continue
-            if keys in answered:
-                spare.append(chosen)
-                continue
-            answered.add(keys)
-            self.keep((*chosen, *self._needed(chosen, helpers)))
-        for chosen in spare[: count - len(self.found)]:
-            self.keep((*chosen, *self._needed(chosen, helpers)))
-        if not self.found:  # only much at once helps
-            chosen = self._needed(helpers, _strongest(self.dear))
-            self.keep((*chosen, *self._needed(chosen, helpers)))
+        for size in range(1, len(strongest) + 1):
+            for chosen in combinations(strongest, size):
+                if len(self.found) < count and self.fits((*chosen, *helpers)):
+                    chosen = self._weakened(chosen, self.dear, helpers)
+                    self.keep((*chosen, *self._needed(chosen, helpers)))
+                    alone += chosen if size == 1 else ()
+            if self.found:
+                break
+        self._stronger(alone, self.dear, helpers, count)
 
-    def _dear_choices(self) -> Iterator[tuple[_Step, ...]]:
-        """Different options each, few of them first, those of the least weight before others."""
-        for size in (1, 2, 3):
-            for chosen in sorted(
-                combinations(self.dear, size), key=lambda steps: sum(s.weight for s in steps)
-            ):
-                if len({key for step in chosen for key in step.options}) == size:
-                    yield chosen
+    def _stronger(
+        self, enough: list[_Step], known: list[_Step], helpers: tuple[_Step, ...], count: int
+    ) -> None:
+        """Where there are fewer answers than were asked for: more of what is enough by itself."""
+        for step in known:
+            stronger = any(step.is_as_strong_as(one) for one in enough) and step not in enough
+            if len(self.found) < count and stronger and self.fits((step, *helpers)):
+                self.keep((step, *self._needed((step,), helpers)))
+
+    def _weakened(
+        self, bundle: tuple[_Step, ...], known: list[_Step], helpers: tuple[_Step, ...] = ()
+    ) -> tuple[_Step, ...]:
+        """The bundle, which fits, with each step's weakest value that still does beside the others."""
+        for place, step in enumerate(bundle):
+            before, after = bundle[:place], bundle[place + 1 :]
+            values = [one for one in known if one.replaces(step) and one.weight <= step.weight]
+            enough = bisect_left(
+                values,
+                True,
+                hi=len(values) - 1,
+                key=lambda value, others=(*before, *after, *helpers): self.fits((value, *others)),
+            )
+            bundle = (*before, values[enough], *after)
+        return bundle
 
     def _needed(self, chosen: tuple[_Step, ...], helpers: tuple[_Step, ...]) -> tuple[_Step, ...]:
         """Those of the helpers that can't be left out, the dearest tried first; often that is all of them at once."""
         if self.fits(chosen):
             return ()
         for helper in sorted(helpers, key=lambda step: -step.weight):
-            rest = tuple(step for step in helpers if step is not helper)
+            rest = _without(helpers, helper)
             if self.fits((*chosen, *rest)):
                 helpers = rest
         return helpers
@@ -176,6 +188,10 @@ class _Search:
 
 def _options(steps: tuple[_Step, ...]) -> dict[str, Any]:
     return {key: value for step in steps for key, value in step.options.items()}
+
+
+def _without(steps: tuple[_Step, ...], one: _Step) -> tuple[_Step, ...]:
+    return tuple(step for step in steps if step is not one)
 
 
 def _strongest(steps: list[_Step]) -> tuple[_Step, ...]:

@@ -58,6 +58,23 @@ def test_what_leaves_the_result_alone_is_offered_before_what_does_not():
     assert all("same result" in change.cost for change in changes)
 
 
+def test_what_is_enough_by_itself_is_offered_by_itself():
+    work = Work.of("qwen3-14b", batch=8, length=4096)
+    first = changes_to_fit(work, catalog.gpu("T4"))[0]
+    assert first.options == {"batch": 1, "accumulation": 8}
+
+
+def test_steps_that_only_help_together_are_found_and_none_of_them_is_idle():
+    """Before anything that changes the result."""
+    card = catalog.gpu("T4")
+    work = Work.of("qwen3-14b", batch=20, length=4096)
+    first = changes_to_fit(work, card)[0]
+    assert "same result" in first.cost
+    assert first.options == {"batch": 5, "accumulation": 4, "policy": "offload"}
+    for idle in ({"policy": work.policy}, {"batch": 10, "accumulation": 2}, {"batch": 20, "accumulation": 1}):
+        assert not estimate_work(work.but(**first.options | idle), card).fits
+
+
 def test_a_model_too_large_for_a_card_leaves_a_smaller_one_or_a_larger_card():
     answer = estimate("qwen3-32b", gpu="T4")
     assert [change.options["model"].name for change in answer.changes()] == ["qwen3-14b"]

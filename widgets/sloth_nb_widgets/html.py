@@ -20,6 +20,7 @@ _REFUSED = frozenset(
 _LINKS = frozenset({"href", "src", "action", "formaction", "xlink:href", "srcdoc"})
 _SAFE_LINK = re.compile(r"(?:https?://|mailto:|#|\.{0,2}/|data:image/(?:png|svg\+xml);)", re.IGNORECASE)
 # Control characters (all but tab and newline) and lone surrogates can't be sent to a browser as they are.
+_PLAIN = re.compile(r"[A-Za-z0-9 .,:%()/_+-]*\Z")
 _UNSENDABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 
@@ -33,6 +34,8 @@ def escape(text: Any) -> Markup:
     """``text`` as it reads, whatever it holds; ``Markup`` passes unchanged."""
     if isinstance(text, Markup):
         return text
+    if isinstance(text, str) and _PLAIN.match(text):  # most of a table's cells, at a quarter of the time
+        return Markup(text)
     return Markup(html.escape(_UNSENDABLE.sub("\N{REPLACEMENT CHARACTER}", str(text)), quote=True))
 
 
