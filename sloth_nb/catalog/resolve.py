@@ -8,6 +8,7 @@ from typing import Any
 from sloth_nb.catalog.find import find, from_config, known
 from sloth_nb.catalog.hub import cached_config
 from sloth_nb.catalog.info import ModelInfo
+from sloth_nb.errors import ModelError
 
 __all__ = ["resolve"]
 
@@ -25,6 +26,8 @@ def resolve(model: str | os.PathLike[str] | Mapping[str, Any] | ModelInfo) -> Mo
         return model
     if isinstance(model, Mapping):
         return from_config(model)
+    if not str(model).strip():
+        raise ModelError("No model is named. Give a catalogue name (qwen3-14b), a hub id, or a folder.")
     info = known(str(model))
     if info is not None:
         return info

@@ -73,6 +73,11 @@ def test_an_unknown_model_names_the_nearest():
         catalog.find("qwen3-15b")
 
 
+def test_no_name_at_all_is_not_taken_for_this_folder():
+    with pytest.raises(ModelError, match="No model is named"):
+        catalog.resolve(" ")
+
+
 def test_search_needs_every_word_and_every_filter():
     names = [info.name for info in catalog.search("gemma 4b")]
     assert names == ["gemma-3-4b-it", "gemma-3-4b"]

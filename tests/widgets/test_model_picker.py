@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from sloth_nb_widgets import ModelPicker
+from sloth_nb_widgets import ModelPicker, VramEstimator
+from sloth_nb_widgets.panel import PanelArgumentError
 
 from sloth_nb import catalog
+from sloth_nb.errors import HardwareError
 
 
 @pytest.fixture(autouse=True)
@@ -130,3 +132,22 @@ def test_every_control_has_a_visible_name(front_end, find, word):
     picker = ModelPicker(gpu="T4")
     picker._ipython_display_()
     assert find(picker, word).description == word
+
+
+def test_a_filter_that_no_model_has_is_refused_with_the_nearest():
+    family = catalog.find("qwen3-8b").family
+    assert ModelPicker(family=family.upper()).family == family
+    with pytest.raises(PanelArgumentError, match=rf"No model has the family .*Did you mean '{family}'"):
+        ModelPicker(family=family + "x")
+    with pytest.raises(PanelArgumentError, match="No model has the task"):
+        ModelPicker(task="sing")
+
+
+@pytest.mark.parametrize("panel", [ModelPicker, VramEstimator])
+def test_a_card_is_taken_in_any_spelling_and_an_unknown_one_is_refused_with_the_nearest(panel):
+    shown = panel(gpu="a100")
+    assert shown.gpu == catalog.gpu("A100").name
+    assert shown.widget is not None
+    with pytest.raises(HardwareError, match=r"No card named 'RTX 9999'\. Nearest: RTX"):
+        shown.gpu = "RTX 9999"
+    assert shown.gpu == catalog.gpu("A100").name

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -21,6 +22,15 @@ def no_late_snapshot(monkeypatch):
     monkeypatch.setattr(VramEstimator, "snapshot_delay", 600)
 
 
+def drawn(panel, *said, seconds=60):
+    """Waits until the picture, which follows a move at once but not within it, says all that."""
+    end = time.monotonic() + seconds
+    while not all(one in panel._picture.value for one in said):
+        assert time.monotonic() < end, f"{said} not in {panel._picture.value}"
+        time.sleep(0.005)
+    return True
+
+
 def test_it_answers_what_a_script_gets():
     panel = VramEstimator("qwen3-14b", gpu="T4", length=4096, policy="lean")
     assert panel.estimate == estimate("qwen3-14b", gpu="T4", length=4096, policy="lean")
@@ -34,8 +44,22 @@ def test_a_moved_slider_changes_the_answer_and_the_picture(front_end, find):
     front_end.update(find(panel, "Length"), value=16384)
     assert panel.length == 16384
     assert panel.estimate.total > before
-    assert f"{panel.estimate.total_gb:.2f} GB" in panel._picture.value
-    assert "does not fit" in panel._picture.value and "<li>" in panel._picture.value
+    assert drawn(panel, f"{panel.estimate.total_gb:.2f} GB", "does not fit", "<li>")
+
+
+def test_a_move_waits_for_no_answer_and_the_last_one_is_drawn(front_end, find, monkeypatch):
+    panel = VramEstimator("qwen3-14b", gpu="T4")
+    panel._ipython_display_()
+    may_answer, pictures, compute = threading.Event(), [], panel._compute
+    panel._picture.observe(lambda change: pictures.append(change["new"]), "value")
+    monkeypatch.setattr(panel, "_compute", lambda: may_answer.wait(60) and compute())
+    for length in range(2048, 2048 + 64 * 50, 64):
+        front_end.update(find(panel, "Length"), value=length)
+    assert panel.length == 2048 + 64 * 49 and not pictures
+    may_answer.set()
+    last = estimate("qwen3-14b", gpu="T4", length=2048 + 64 * 49, policy="recompute")
+    assert drawn(panel, f"<b>{last.total_gb:.2f} GB</b>")
+    assert len(pictures) <= 3 and panel.estimate == last
 
 
 def test_the_length_s_slider_moves_by_shares_and_meets_whole_64s():
@@ -54,7 +78,7 @@ def test_what_is_chosen_wrong_is_said_in_the_panel_and_mends(front_end, find):
     panel = VramEstimator("qwen3-14b", gpu="T4")
     panel._ipython_display_()
     front_end.update(find(panel, "Model"), value="qwen3-15b")
-    assert "Nearest: qwen3-14b" in panel._picture.value and 'role="alert"' in panel._picture.value
+    assert drawn(panel, "Nearest: qwen3-14b", 'role="alert"')
     with pytest.raises(SlothError, match="qwen3-15b"):
         _ = panel.estimate
     front_end.update(find(panel, "Model"), value="qwen3-8b")

@@ -9,17 +9,17 @@ import traitlets
 
 from sloth_nb import catalog
 from sloth_nb.catalog import GPU, ModelInfo
-from sloth_nb.errors import SlothError
-from sloth_nb.memory import METHODS, Estimate, Work, device_for, estimate_work
+from sloth_nb.errors import SlothError, did_you_mean
+from sloth_nb.memory import METHODS, Estimate, Work, estimate_work
 
 from . import controls
+from .cards import THIS_MACHINE, CardName, card_names, card_of
 from .html import Markup, element, join, numbers_table, stylesheet
-from .panel import Panel
+from .panel import Panel, PanelArgumentError
 
 __all__ = ["ModelPicker"]
 
 ANY = "any"
-THIS_MACHINE = "this machine"
 SIZES = {
     ANY: (0, float("inf")),
     "up to 1B": (0, 1e9),
@@ -49,7 +49,7 @@ class ModelPicker(Panel):
     modality = traitlets.Unicode(ANY)
     licence = traitlets.Unicode(ANY)
     task = traitlets.Unicode(ANY)
-    gpu = traitlets.Unicode(THIS_MACHINE, help="the card that it must fit")
+    gpu = CardName(THIS_MACHINE, help="the card that it must fit")
     method = traitlets.Enum(tuple(METHODS), "qlora", help="how it will be trained")
     length = traitlets.Int(2048, help="tokens a sequence, for the fit")
     chosen = traitlets.Unicode(
@@ -69,6 +69,24 @@ class ModelPicker(Panel):
         self._filling = False
         self._found: list[ModelInfo] = []
         self._search()
+
+    @traitlets.validate("family", "modality", "licence", "task")
+    def _of_the_catalogue(self, proposal: Any) -> str:
+        """In any case. Refuses what no entry has: a drop-down can't show it."""
+        name, value = proposal["trait"].name, proposal["value"]
+        known = self._filter_values(name)
+        for one in known:
+            if one.lower() == value.strip().lower():
+                return one
+        hint = did_you_mean(value, known)
+        raise PanelArgumentError(
+            f"No model has the {name} {value!r}.{hint} It is one of: {', '.join(known)}."
+        )
+
+    def _filter_values(self, name: str) -> list[str]:
+        if name == "task":
+            return [ANY, *sorted({task for info in self._entries for task in info.tasks})]
+        return [ANY, *sorted({getattr(info, name) for info in self._entries})]
 
     # The choice, for a script ---------------------------------------------------------------------------
 
@@ -105,11 +123,6 @@ class ModelPicker(Panel):
     # The panel -----------------------------------------------------------------------------------------
 
     def _controls(self) -> Sequence[widgets.Widget]:
-        def values(name: str) -> list[str]:
-            return [ANY, *sorted({getattr(info, name) for info in self._entries})]
-
-        tasks = [ANY, *sorted({task for info in self._entries for task in info.tasks})]
-        cards = [THIS_MACHINE, "cpu", *(card.name for card in catalog.gpus())]
         self._list = widgets.Select(rows=12, layout=widgets.Layout(width="100%"), description="Models")
         self._list.add_class("sloth-models")
         self._fill()
@@ -123,15 +136,15 @@ class ModelPicker(Panel):
                     placeholder="llama 8b, apache, whisper …; Enter takes the first",
                     on_enter=self._enter,
                 ),
-                controls.choice(self, "gpu", "Card", cards),
+                controls.choice(self, "gpu", "Card", card_names()),
                 controls.choice(self, "method", "Method", tuple(METHODS)),
             ),
             controls.row(
-                controls.choice(self, "family", "Family", values("family")),
+                controls.choice(self, "family", "Family", self._filter_values("family")),
                 controls.choice(self, "size", "Size", tuple(SIZES)),
-                controls.choice(self, "modality", "Modality", values("modality")),
-                controls.choice(self, "licence", "Licence", values("licence")),
-                controls.choice(self, "task", "Task", tasks),
+                controls.choice(self, "modality", "Modality", self._filter_values("modality")),
+                controls.choice(self, "licence", "Licence", self._filter_values("licence")),
+                controls.choice(self, "task", "Task", self._filter_values("task")),
             ),
         )
 
@@ -180,7 +193,7 @@ class ModelPicker(Panel):
         )
 
     def _card(self) -> GPU:
-        return device_for(None if self.gpu == THIS_MACHINE else self.gpu)
+        return card_of(self.gpu)
 
     def _fill(self) -> None:
         """The list's lines, the chosen one marked when it is among them."""

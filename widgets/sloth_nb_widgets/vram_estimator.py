@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import ipywidgets as widgets
 import traitlets
@@ -17,21 +17,21 @@ from sloth_nb.memory import (
     Budget,
     Estimate,
     Work,
-    device_for,
     estimate_work,
 )
 from sloth_nb.memory.advice import on_every_card
 from sloth_nb.memory.plan import fitted_policies
 
 from . import controls, estimate_view
+from .cards import THIS_MACHINE, CardName, card_names, card_of
 from .html import Markup, element, join
 from .panel import Panel
 from .plot import svg
+from .pulse import Pulse
 from .shown_estimate import shown
 
 __all__ = ["VramEstimator"]
 
-THIS_MACHINE = "this machine"
 AUTO = "auto"
 
 
@@ -45,9 +45,11 @@ class VramEstimator(Panel):
     """
 
     heading = "Will it fit?"
+    # A dragged slider sends sixty moves a second and waits for none: each picture shows the latest of them.
+    seconds_between_pictures: ClassVar[float] = 0.03
 
     model = traitlets.Unicode("smollm2-135m-instruct", help="catalogue name, hub id or path")
-    gpu = traitlets.Unicode(THIS_MACHINE, help="a card's name")
+    gpu = CardName(THIS_MACHINE, help="a card's name")
     method = traitlets.Enum(tuple(METHODS), "qlora", help="how the weights are trained")
     task = traitlets.Enum(tuple(TASKS), "sft", help="what kind of training")
     batch = traitlets.Int(2, help="sequences at a time")
@@ -63,8 +65,10 @@ class VramEstimator(Panel):
         self._error = ""
         self._measured: int | None = None
         self._estimate: Estimate | None = None
+        self._asked_anew = True
         self._follow: Any = None
-        self._compute()
+        self._computing = threading.RLock()
+        self._pulse = Pulse(super()._redraw, self.seconds_between_pictures)
 
     # The answer, for a script --------------------------------------------------------------------------
 
@@ -75,9 +79,10 @@ class VramEstimator(Panel):
         Raises:
             SlothError: what is chosen can't be (an unknown model, …), as the panel says.
         """
-        if self._estimate is None:
+        answer = self._answer()
+        if answer is None:
             raise SlothError(self._error)
-        return shown(self._estimate)
+        return shown(answer)
 
     def compare(self, run: Any) -> None:
         """Shows the peak that a run measured, now and as it goes on. Takes a ``Run``."""
@@ -92,11 +97,10 @@ class VramEstimator(Panel):
 
     def _controls(self) -> Sequence[widgets.Widget]:
         names = [info.name for info in catalog.models()]
-        cards = [THIS_MACHINE, "cpu", *(card.name for card in catalog.gpus())]
         return (
             controls.row(
                 controls.combobox(self, "model", "Model", names, help="type to search; any folder works too"),
-                controls.choice(self, "gpu", "Card", cards),
+                controls.choice(self, "gpu", "Card", card_names()),
             ),
             controls.row(
                 controls.choice(self, "method", "Method", [(f"{k}: {v}", k) for k, v in METHODS.items()]),
@@ -120,11 +124,22 @@ class VramEstimator(Panel):
         )
 
     def _changed(self, change: Any) -> None:
-        self._compute()
+        self._asked_anew = True
+
+    def _redraw(self) -> None:
+        self._pulse.poke()
+
+    def _answer(self) -> Estimate | None:
+        """The estimate of what is chosen now; None when that can't be, and then ``_error`` says why."""
+        with self._computing:
+            if self._asked_anew:
+                self._asked_anew = False  # first: what changes meanwhile is asked again
+                self._compute()
+            return self._estimate
 
     def _compute(self) -> None:
         try:
-            card = device_for(None if self.gpu == THIS_MACHINE else self.gpu)
+            card = card_of(self.gpu)
             work = Work.of(
                 self.model,
                 method=self.method,
@@ -142,9 +157,9 @@ class VramEstimator(Panel):
             self._estimate, self._error = None, str(error)
 
     def _view(self) -> Markup:
-        if self._estimate is None:
+        answer = self._answer()
+        if answer is None:
             return element("p", self._error, class_="sloth-status bad", role="alert")
-        answer = self._estimate
         return join(
             [
                 estimate_view.headline(answer),
@@ -159,7 +174,8 @@ class VramEstimator(Panel):
         )
 
     def _text(self) -> str:
-        return self._error if self._estimate is None else str(self._estimate)
+        answer = self._answer()
+        return self._error if answer is None else str(answer)
 
     def _on_event(self, event: Any) -> None:
         peak = event.data.get("memory_bytes") if event.kind == "step" else None
