@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from sloth_nb import estimate
+
 pytestmark = pytest.mark.browser
 
 HEAD = ".sloth-panel .sloth-head"
@@ -65,6 +67,9 @@ def test_a_slider_by_keyboard_moves_the_bar(notebook, shot):
         page.keyboard.press("ArrowRight")
     page.wait_for_function(f"() => document.querySelector('{HEAD} b').textContent !== '{before}'")
     page.wait_for_selector(f"{HEAD} .sloth-badge.bad")
+    length = int(page.get_by_label("Length").input_value())
+    total = f"{estimate('qwen3-14b', gpu='T4', length=length).total_gb:.2f} GB"
+    page.wait_for_function(f"() => document.querySelector('{HEAD} b').textContent === '{total}'")
     assert page.locator(".sloth-panel ol li").count() >= 1, "what to change is offered"
     shot(book, "estimator-too-long-light")
     book.theme("dark")
