@@ -27,7 +27,7 @@ def _largest(at: Callable[[int], Work], gpu: GPU, memory: int | None, first: int
     low, low_need = 0, standing_total(at(1), gpu)
     if low_need > budget:
         return 0
-    slope, high, high_need, turn = 0.0, ceiling + 1, 0, 0
+    high, high_need, turn = ceiling + 1, 0, 0
     n = min(max(first, 1), ceiling)
     while high - low > 1:
         need = estimate_work(at(n), gpu).total
