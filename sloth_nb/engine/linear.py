@@ -11,13 +11,12 @@ import torch
 from sloth_nb_kernels.dequantize import dequantize_int8, dequantize_nf4
 from torch import Tensor, nn
 
+from sloth_nb.memory.layout import room_beside
+
 from .grads import Grads
 from .spec import Unsupported
 
 __all__ = ["Group", "Projection", "Weights"]
-
-# Rows of a widened buffer start at multiples of 128 bytes in 16 bits; a product's depth is a multiple of 8 elements.
-_ROOM_STEP, _RANK_STEP = 64, 8
 
 
 @dataclass
@@ -135,8 +134,7 @@ class Group:
             row, rank = row + p.out_features, rank + p.rank
         self.quantised = any(p.kind != "dense" for p in self.projections)
         # A weight that lies there in the compute dtype is not copied to be widened.
-        widens = self.quantised and self.rank > 0 and self.rank % _RANK_STEP == 0
-        self.room = -(-self.rank // _ROOM_STEP) * _ROOM_STEP if widens else 0
+        self.room = room_beside(self.rank, self.quantised)
         self.a: Tensor | None = None
         self.b: list[Tensor | None] = []
 

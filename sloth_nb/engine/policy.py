@@ -15,9 +15,20 @@ recomputed when they are not. Recomputing never runs the down-projection, whose 
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["KEEP", "LEAN", "NAMES", "OFFLOAD", "RECOMPUTE", "LayerPolicy", "activation_bytes", "policy_of"]
+from sloth_nb.memory import layout
+from sloth_nb.memory.layout import NAMES
 
-NAMES = ("input", "qkv", "attention", "middle", "gate_up")
+__all__ = [
+    "KEEP",
+    "LEAN",
+    "NAMES",
+    "OFFLOAD",
+    "RECOMPUTE",
+    "LayerPolicy",
+    "activation_bytes",
+    "policy_of",
+    "widths",
+]
 
 
 @dataclass(frozen=True)
@@ -49,19 +60,10 @@ class LayerPolicy:
         return ", ".join(parts) + ", recompute the rest"
 
 
-KEEP = LayerPolicy(frozenset(NAMES))
-RECOMPUTE = LayerPolicy(frozenset({"input", "attention"}))
-OFFLOAD = LayerPolicy(frozenset(), frozenset({"input", "attention"}))
-LEAN = LayerPolicy(frozenset({"input"}))
-
 _NAMED = {
-    "keep": KEEP,
-    "recompute": RECOMPUTE,
-    "lean": LEAN,
-    "offload": OFFLOAD,
-    "offload-wide": LayerPolicy(frozenset(), frozenset(NAMES) - {"gate_up"}),
-    "offload-all": LayerPolicy(frozenset(), frozenset(NAMES)),
+    name: LayerPolicy(frozenset(device), frozenset(host)) for name, (device, host) in layout.HELD.items()
 }
+KEEP, RECOMPUTE, LEAN, OFFLOAD = (_NAMED[name] for name in ("keep", "recompute", "lean", "offload"))
 
 
 def policy_of(name: "str | LayerPolicy") -> LayerPolicy:
@@ -73,14 +75,14 @@ def policy_of(name: "str | LayerPolicy") -> LayerPolicy:
     return _NAMED[name]
 
 
+def widths(config: Any) -> tuple[int, int, int]:
+    """Of the hidden states, all queries, all keys."""
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return config.hidden_size, heads * head_dim, config.num_key_value_heads * head_dim
+
+
 def activation_bytes(config: Any, tokens: int, itemsize: int = 2) -> dict[str, int]:
     """Bytes of each of a layer's activations (the table above)."""
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return {
-        "input": tokens * config.hidden_size * itemsize,
-        "qkv": tokens * (heads + 2 * kv_heads) * head_dim * itemsize,
-        "attention": tokens * heads * (head_dim * itemsize + 4),
-        "middle": tokens * config.hidden_size * itemsize,
-        "gate_up": tokens * 2 * config.intermediate_size * itemsize,
-    }
+    heads, gate_up = config.num_attention_heads, 2 * config.intermediate_size
+    return layout.activation_bytes(*widths(config), heads, gate_up, tokens, itemsize)

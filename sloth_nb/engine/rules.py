@@ -11,7 +11,7 @@ from sloth_nb.memory import moving
 from sloth_nb.memory.machine import free_ram
 
 from .device import DeviceSpeed, speed_of
-from .policy import KEEP, LEAN, RECOMPUTE, LayerPolicy, activation_bytes, policy_of
+from .policy import KEEP, LEAN, RECOMPUTE, LayerPolicy, activation_bytes, policy_of, widths
 
 __all__ = ["Planner", "Settings", "StackPlan", "offload_policies"]
 
@@ -107,19 +107,12 @@ def _host_budget() -> int:
     return int(_HOST_SHARE * free_ram())
 
 
-def _widths(config: Any) -> tuple[int, int, int]:
-    """Of the hidden states, all queries, all keys."""
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return config.hidden_size, heads * head_dim, config.num_key_value_heads * head_dim
-
-
 def _layer_seconds(config: Any, tokens: int, length: int, speed: DeviceSpeed) -> float:
-    return moving.layer_seconds(*_widths(config), config.intermediate_size, tokens, length, speed.flops)
+    return moving.layer_seconds(*widths(config), config.intermediate_size, tokens, length, speed.flops)
 
 
 def _seconds_again(config: Any, tokens: int, speed: DeviceSpeed) -> tuple[float, float]:
-    return moving.seconds_again(*_widths(config), tokens, speed.flops)
+    return moving.seconds_again(*widths(config), tokens, speed.flops)
 
 
 def offload_policies(

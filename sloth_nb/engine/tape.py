@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from sloth_nb.memory.layout import HOLD_FROM
+
 from .attention import Attention, choose_attention
 from .linear import Group, Weights
 from .rotary import Rotation
@@ -13,9 +15,6 @@ from .sequences import Sequences
 from .spec import LayerSpec
 
 __all__ = ["Batch", "HeldWeights", "Tape"]
-
-# Tokens from which an MLP's dequantised weights are held between their uses.
-_HOLD_FROM = 1024
 
 
 @dataclass
@@ -64,7 +63,7 @@ class HeldWeights:
 
     def __init__(self, group: Group, dtype: torch.dtype, batch: Batch):
         self.group, self.dtype = group, dtype
-        self.keep = batch.seqs.tokens > _HOLD_FROM
+        self.keep = batch.seqs.tokens > HOLD_FROM
         self._weights: Weights | None = None
 
     def get(self) -> Weights:

@@ -1,13 +1,14 @@
 """Policies by name, and the rule that the engine follows when it is told "sloth".
 
-The five tensors are those of engine/policy.py: what a layer's forward leaves behind for its backward.
+The five tensors are those of memory/layout.py, which the engine shares.
 """
 
 from dataclasses import dataclass
 
 from sloth_nb.catalog import GPU, Block
 from sloth_nb.errors import TrainingError
-from sloth_nb.memory import moving
+from sloth_nb.memory import layout, moving
+from sloth_nb.memory.layout import NAMES
 
 __all__ = [
     "NAMED",
@@ -19,8 +20,6 @@ __all__ = [
     "sloth_policies",
     "tape_bytes",
 ]
-
-NAMES = ("input", "qkv", "attention", "middle", "gate_up")
 
 POLICIES = {
     "keep": "keep every activation",
@@ -49,28 +48,15 @@ class Policy:
         return ", ".join(part for part in (kept and f"keep {kept}", moved and f"move {moved}") if part)
 
 
-NAMED = {
-    "keep": Policy(NAMES),
-    "recompute": Policy(("input", "attention")),
-    "lean": Policy(("input",)),
-    "offload": Policy((), ("input", "attention")),
-    "offload-wide": Policy((), ("input", "attention", "middle", "qkv")),
-    "offload-all": Policy((), NAMES),
-}
+NAMED = {name: Policy(device, host) for name, (device, host) in layout.HELD.items()}
 
 PRODUCTS = 0.72  # of a card's dense peak, that large products reach
 
 
 def tape_bytes(block: Block, tokens: int, item: int = 2) -> dict[str, int]:
     """Bytes of each of a layer's five tensors."""
-    query, narrow = block.heads * block.head_dim, block.kv_heads * block.head_dim
-    return {
-        "input": tokens * block.hidden * item,
-        "qkv": tokens * (query + 2 * narrow) * item,
-        "attention": tokens * (query * item + 4 * block.heads),
-        "middle": tokens * block.hidden * item,
-        "gate_up": tokens * (2 if block.gated else 1) * block.active_ffn * item,
-    }
+    gate_up = (2 if block.gated else 1) * block.active_ffn
+    return layout.activation_bytes(*_widths(block), block.heads, gate_up, tokens, item)
 
 
 def _widths(block: Block) -> tuple[int, int, int]:

@@ -4,13 +4,11 @@ from functools import cache
 
 from sloth_nb.catalog import Block
 from sloth_nb.memory.attention import attention_cost, attention_kernel
+from sloth_nb.memory.layout import HOLD_FROM, room_beside
 from sloth_nb.memory.policy import tape_bytes
 from sloth_nb.memory.work import Work
 
 __all__ = ["Sizes"]
-
-# As in engine/linear.py and engine/tape.py.
-ROOM_STEP, RANK_STEP, HOLD_FROM = 64, 8, 1024
 
 
 class Sizes:
@@ -47,10 +45,7 @@ class Sizes:
         small = work.method in ("qlora", "lora-8bit")
         # The adapters' B stands beside a dequantised weight and A beneath it; what meets them has as many columns
         # beside its own.
-        self.room = {
-            g: -(-rank // ROOM_STEP) * ROOM_STEP if small and rank % RANK_STEP == 0 else 0
-            for g, rank in self.ranks.items()
-        }
+        self.room = {g: room_beside(rank, small) for g, rank in self.ranks.items()}
         self.buffer = {
             g: (o + (self.ranks[g] if self.room[g] else 0)) * (i + self.room[g]) * item if small else 0
             for g, (i, o) in sides.items()

@@ -114,7 +114,7 @@ class ModelPicker(Panel):
 
     def fit(self, info: ModelInfo) -> tuple[str, Estimate]:
         """How a model fits the card ("fits", "fits with offload", "does not fit"), and that estimate."""
-        card = self._card()
+        card = card_of(self.gpu)
         key = (info.name, info.parameters, card.name, card.memory, self.method, self.length)
         if key not in self._fits:
             self._fits[key] = _fit(info, card, self.method, self.length)
@@ -192,9 +192,6 @@ class ModelPicker(Panel):
             max_parameters=high,
         )
 
-    def _card(self) -> GPU:
-        return card_of(self.gpu)
-
     def _fill(self) -> None:
         """The list's lines, the chosen one marked when it is among them."""
         if self._list is None:
@@ -230,7 +227,7 @@ class ModelPicker(Panel):
 
     def _view(self) -> Markup:
         try:
-            info, card = self.choice, self._card()
+            info, card = self.choice, card_of(self.gpu)
         except SlothError as error:
             return element("p", str(error), class_="sloth-status bad", role="alert")
         how, estimate = self.fit(info)

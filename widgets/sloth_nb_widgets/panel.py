@@ -26,7 +26,7 @@ _SESSION = secrets.token_hex(4)  # display ids of two kernels must differ in one
 
 
 class PanelArgumentError(SlothError, TypeError):
-    """A keyword argument that a panel does not have."""
+    """A keyword argument that a panel does not have, or a value of one that it can't show."""
 
 
 class Panel(traitlets.HasTraits):
