@@ -1,26 +1,32 @@
-"""Kernels compiled before they are first launched, in threads of their own, so that a first step finds them ready.
+"""Kernels compiled before they are first launched, so that a first step finds them in Triton's cache on disk.
 
 What to compile comes from a rehearsal: the code that will launch the kernels runs on fake tensors within
-``launch.pretend(..., launches=[])``, which notes the launches.
+``launch.pretend(..., launches=[])``, which notes the launches. Compiling is Python for the most part, so that it goes
+on in a process of its own, which needs no card and takes none of its memory:
+
+python -m sloth_nb_kernels.ahead < request               what it is asked for, ``request`` says
 """
 
 from __future__ import annotations
 
 import os
+import pickle
+import sys
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .launch import HAS_TRITON, INTERPRETED
+from sloth_nb_kernels.launch import triton
 
-__all__ = ["compile_ahead", "finish_compiling", "variant"]
+__all__ = ["compile_for", "request", "variant"]
 
 _MOST_THREADS = 4
-_under_way: list[Future] = []
+# Kernel, arguments (a tensor's dtype in its place), options.
+Variants = dict[Any, list[tuple[list[Any], dict[str, Any]]]]
 
 
 def variant(kernel: Any, args: Sequence[Any], meta: dict[str, Any]) -> tuple:
@@ -37,38 +43,68 @@ def _kind(value: Any) -> Any:
     return type(value)
 
 
-def compile_ahead(
-    launches: Sequence[tuple[Any, Sequence[Any], dict[str, Any]]], device: torch.device
-) -> list[Future]:
-    """Starts compiling each variant among the launches for a CUDA device, and loads it there.
-
-    Pointers are taken to be aligned to 16 bytes, as allocations are. A kernel that can't be compiled says so when it
-    is launched. One thread takes all variants of one kernel: Triton keeps state by kernel.
-    """
-    if not HAS_TRITON or INTERPRETED:
-        return []
-    by_kernel: dict[Any, dict[tuple, tuple[list[Any], dict[str, Any]]]] = {}
+def request(
+    launches: Sequence[tuple[Any, Sequence[Any], dict[str, Any]]], capability: tuple[int, int]
+) -> bytes:
+    """What the process that compiles reads: each variant among the launches, for a card of this compute capability."""
+    found: dict[tuple, tuple] = {}
     for kernel, args, meta in launches:
         plain = [value.dtype if isinstance(value, Tensor) else value for value in args]
-        by_kernel.setdefault(kernel, {})[variant(kernel, args, meta)] = plain, meta
-    pool = ThreadPoolExecutor(max(1, min(_MOST_THREADS, os.cpu_count() or 1)), "sloth-nb-compile")
-    tasks = [
-        pool.submit(_compile, kernel, list(found.values()), device) for kernel, found in by_kernel.items()
-    ]
-    pool.shutdown(wait=False)
-    _under_way.extend(tasks)
-    return tasks
+        found[variant(kernel, args, meta)] = kernel.__module__, kernel.__name__, plain, meta
+    return pickle.dumps((list(found.values()), capability))
 
 
-def finish_compiling() -> None:
-    """Waits for what ``compile_ahead`` started: a kernel that is loaded while a graph is captured spoils it."""
-    while _under_way:
-        _under_way.pop().result()
+def compile_for(variants: Variants, capability: tuple[int, int]) -> None:
+    """Compiles them for a card of this compute capability.
+
+    Pointers are taken to be aligned to 16 bytes, as allocations are. A kernel that can't be compiled says so when it
+    is launched. From here on Triton takes this process to have such a card: nothing can be launched in it.
+    """
+    from triton.runtime import driver
+
+    driver.set_active(_Elsewhere(capability))
+    # One thread takes all variants of one kernel: Triton keeps state by kernel.
+    with ThreadPoolExecutor(max(1, min(_MOST_THREADS, os.cpu_count() or 1))) as pool:
+        list(pool.map(_compile, variants, variants.values()))
 
 
-def _compile(kernel: Any, variants: list[tuple[list[Any], dict[str, Any]]], device: torch.device) -> None:
-    with torch.cuda.device(device):
-        for args, meta in variants:
-            with suppress(Exception):
-                compiled = kernel.warmup(*args, grid=(1,), **meta)
-                getattr(compiled, "run", None)  # makes the launcher and loads the kernel
+def _compile(kernel: Any, variants: list[tuple[list[Any], dict[str, Any]]]) -> None:
+    for args, meta in variants:
+        with suppress(Exception):
+            compiled = kernel.warmup(*args, grid=(1,), **meta)
+            getattr(compiled, "run", None)  # makes what starts it, too, and then fails to load it
+
+
+class _Elsewhere:
+    """What Triton asks of a driver when it compiles, answered for a card that isn't there."""
+
+    def __init__(self, capability: tuple[int, int]):
+        from triton.backends.nvidia.driver import CudaLauncher
+
+        self.launcher_cls = CudaLauncher
+        major, minor = capability
+        self._target = triton.backends.compiler.GPUTarget("cuda", 10 * major + minor, 32)
+
+    def get_current_target(self) -> Any:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def main() -> None:
+    """Compiles what standard input asks for."""
+    if not (asked := sys.stdin.buffer.read()):
+        return
+    found, capability = pickle.loads(asked)
+    variants: Variants = {}
+    for module, name, args, meta in found:
+        variants.setdefault(getattr(import_module(module), name), []).append((args, meta))
+    compile_for(variants, capability)
+
+
+if __name__ == "__main__":
+    main()

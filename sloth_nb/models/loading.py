@@ -16,7 +16,7 @@ from sloth_nb.models.context import apply_context, positions_of, read_positions
 from sloth_nb.models.devices import choose_device_map, main_device
 from sloth_nb.models.host_embedding import offload_embedding as embedding_to_host
 from sloth_nb.models.quantization import keep_trainable
-from sloth_nb.models.rehearsal import rehearse
+from sloth_nb.models.rehearsal import Rehearsal
 from sloth_nb.models.seeding import seeded
 from sloth_nb.models.settings import Settings, attach
 from sloth_nb.models.sources import HubOptions, find_source
@@ -135,32 +135,45 @@ def load(
         HardwareError: a device that isn't there, or too little memory.
     """
     arguments.settle(locals(), arguments.LOADING)
-    _import_libraries()
-    if args:
-        raise ModelError(
-            f"from_pretrained takes no further positional arguments, and got {args!r}. Name them."
+    with Rehearsal(model_name, revision, dtype, load_in_4bit, load_in_8bit, full_finetuning) as rehearsal:
+        _import_libraries()
+        if args:
+            raise ModelError(
+                f"from_pretrained takes no further positional arguments, and got {args!r}. Name them."
+            )
+        if plan not in (None, "auto"):
+            raise ModelError(f'plan={plan!r} is not known; it is "auto" or None.')
+        dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype
+        hub = HubOptions(
+            token, revision, kwargs.pop("cache_dir", None), kwargs.pop("local_files_only", False)
         )
-    if plan not in (None, "auto"):
-        raise ModelError(f'plan={plan!r} is not known; it is "auto" or None.')
-    dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype
-    hub = HubOptions(token, revision, kwargs.pop("cache_dir", None), kwargs.pop("local_files_only", False))
-    source = find_source(model_name, hub)
-    config = load_config(
-        source, kwargs, trust_remote_code=trust_remote_code, text_only=text_only, also_known=_own_arguments()
-    )
+        source = find_source(model_name, hub)
+        config = load_config(
+            source,
+            kwargs,
+            trust_remote_code=trust_remote_code,
+            text_only=text_only,
+            also_known=_own_arguments(),
+        )
 
-    placement = choose_device_map(device_map)
-    weights = choose_weights(
-        device=main_device(placement),
-        dtype=dtype,
-        load_in_4bit=load_in_4bit,
-        load_in_8bit=load_in_8bit,
-        load_in_16bit=load_in_16bit,
-        full_finetuning=full_finetuning,
-        float32=float32_mixed_precision is True,
-        given=kwargs.pop("quantization_config", None),
-        already_quantised=getattr(config, "quantization_config", None) is not None,
-    )
+        placement = choose_device_map(device_map)
+        weights = choose_weights(
+            device=main_device(placement),
+            dtype=dtype,
+            load_in_4bit=load_in_4bit,
+            load_in_8bit=load_in_8bit,
+            load_in_16bit=load_in_16bit,
+            full_finetuning=full_finetuning,
+            float32=float32_mixed_precision is True,
+            given=kwargs.pop("quantization_config", None),
+            already_quantised=getattr(config, "quantization_config", None) is not None,
+        )
+        rehearsal.of(
+            config,
+            method=weights.method(config, full_finetuning),
+            dtype=weights.dtype,
+            device=main_device(placement),
+        )
     own_positions = positions_of(config)
     if source.adapter and rope_scaling is None:
         read_positions(config, source.adapter)
@@ -172,12 +185,6 @@ def load(
     if fix_tokenizer:
         mend_tokenizer(tokenizer, context)
 
-    rehearse(
-        config,
-        method=weights.method(config, full_finetuning),
-        dtype=weights.dtype,
-        device=main_device(placement),
-    )
     with seeded(random_state):
         model = load_weights(
             choose_class(auto_model, config),

@@ -1,24 +1,32 @@
 """A model's first step, rehearsed on fake tensors before its weights are read: the kernels that it will launch are
-compiled in the background meanwhile, not one after the other in the first step.
+compiled by a process of its own meanwhile, not one after the other in the first step.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+import hashlib
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 from sloth_nb_kernels import AdamW8bitStep, Moments, Rates
 from sloth_nb_kernels.adamw_8bit import BLOCK
-from sloth_nb_kernels.ahead import compile_ahead
-from sloth_nb_kernels.launch import HAS_TRITON, pretend
+from sloth_nb_kernels.ahead import request
+from sloth_nb_kernels.launch import HAS_TRITON, INTERPRETED, pretend
 
+import sloth_nb
 from sloth_nb.errors import SlothError
 
-__all__ = ["rehearse", "step_launches"]
+__all__ = ["Rehearsal", "step_launches"]
 
 # Whatever the batch, its rows are most often a multiple of 16, which is all that a kernel is compiled for.
 _LENGTH, _RANK, _LAYERS = 2048, 16, 2
+# Processes that may still be at it, so that each is waited for once it has ended.
+_BEGUN: list[subprocess.Popen] = []
 
 
 def step_launches(
@@ -64,13 +72,61 @@ def _step(parameters: list[Any]) -> None:
     AdamW8bitStep()(moments, (levels, levels), Rates(1e-4, (0.9, 0.999), 1e-8, 0.0, 1))
 
 
-def rehearse(config: Any, *, method: str, dtype: torch.dtype, device: torch.device) -> list[Future]:
-    """Starts compiling what a training step of this model will launch on a CUDA device; elsewhere does nothing."""
-    if device.type != "cuda" or not HAS_TRITON:
-        return []
-    card = torch.cuda.get_device_capability(device)
-    try:
-        launches = step_launches(config, method=method, dtype=dtype, capability=card)
-    except Exception:  # a model that can't be rehearsed can still be trained; its kernels are compiled then
-        return []
-    return compile_ahead(launches, device)
+class Rehearsal:
+    """The process that compiles. It imports what it needs while this one does, then waits to be told.
+
+    Only where there is a CUDA device, and where the same hasn't been compiled already. Nothing depends on it: a kernel
+    that it didn't make is compiled when it is launched.
+    """
+
+    def __init__(self, *asked: object):
+        """``asked``: what makes the step, as the user said it, so that it is known before any config is read."""
+        self._process: subprocess.Popen | None = None
+        if not HAS_TRITON or INTERPRETED or not torch.cuda.is_available() or not sys.executable:
+            return
+        self._done = _mark(asked)
+        if self._done.exists():
+            return
+        _BEGUN[:] = [process for process in _BEGUN if process.poll() is None]
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "sloth_nb_kernels.ahead"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(sys.path)},
+                start_new_session=True,  # an interrupt is not meant for it
+            )
+        except OSError:
+            return
+        _BEGUN.append(self._process)
+
+    def __enter__(self) -> Rehearsal:
+        return self
+
+    def of(self, config: Any, *, method: str, dtype: torch.dtype, device: torch.device) -> None:
+        """Has what a training step of this model will launch on the device compiled."""
+        if self._process is None or device.type != "cuda":
+            return
+        capability = torch.cuda.get_device_capability(device)
+        try:
+            launches = step_launches(config, method=method, dtype=dtype, capability=capability)
+        except Exception:  # what can't be rehearsed can still be trained
+            return
+        with suppress(OSError), self._process.stdin as asked:  # which may have ended
+            asked.write(request(launches, capability))
+        self._done.parent.mkdir(parents=True, exist_ok=True)
+        self._done.touch()
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:  # asked for nothing, it ends
+            self._process.stdin.close()
+
+
+def _mark(asked: tuple[object, ...]) -> Path:
+    """A file beside Triton's that says that these kernels are, or will be, among them; it goes when they do."""
+    import triton
+
+    versions = sloth_nb.__version__, torch.__version__, triton.__version__
+    said = repr((asked, versions, torch.cuda.get_device_capability()))
+    return Path(triton.knobs.cache.dir) / f"sloth_nb-{hashlib.sha256(said.encode()).hexdigest()[:16]}"

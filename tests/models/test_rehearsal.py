@@ -2,15 +2,17 @@
 
 import importlib
 import pkgutil
+import subprocess
 
 import pytest
 import sloth_nb_kernels
 import torch
 import transformers
-from sloth_nb_kernels.ahead import compile_ahead, finish_compiling, variant
+from sloth_nb_kernels.ahead import variant
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sloth_nb.models.rehearsal import rehearse, step_launches
+from sloth_nb.models import rehearsal
+from sloth_nb.models.rehearsal import Rehearsal, step_launches
 from sloth_nb.models.weights import Weights
 
 MODULES = [
@@ -51,8 +53,64 @@ def test_a_model_that_the_engine_does_not_run_has_nothing_to_rehearse():
     assert step_launches(gpt2, method="lora", dtype=BF16, capability=(9, 0)) == []
 
 
-def test_nothing_is_compiled_for_a_cpu():
-    assert rehearse(config("llama"), method="qlora", dtype=BF16, device=torch.device("cpu")) == []
+def test_nothing_is_compiled_for_a_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with Rehearsal("a model") as begun:
+        begun.of(config("llama"), method="qlora", dtype=BF16, device=torch.device("cpu"))
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """Triton's cache on disk, empty, of this process and those that it starts."""
+    knobs = pytest.importorskip("triton").knobs
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    assert knobs.cache.dir == str(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    monkeypatch.setattr(rehearsal, "_BEGUN", found := [])
+    return found
+
+
+def compiled(cache):
+    return sorted(file.name for file in cache.glob("*/*.cubin"))
+
+
+def rehearsed(cache, begun, *, told, device="cuda:0"):
+    with Rehearsal("a model", True) as asked:
+        if told is not None:
+            asked.of(told, method="qlora", dtype=BF16, device=torch.device(device))
+    for process in begun:
+        assert process.wait(120) == 0
+    return compiled(cache)
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+
+
+def test_a_process_of_its_own_compiles_the_first_step_once(cache, begun, hopper):
+    found = rehearsed(cache, begun, told=config("qwen3"))
+    assert {"_nf4_kernel.cubin", "_adamw_8bit_kernel.cubin"} < set(found)
+    (first,) = begun
+    assert rehearsed(cache, begun, told=config("qwen3")) == found and begun == [first]
+    for file in cache.glob("sloth_nb-*"):
+        file.unlink()
+    assert rehearsed(cache, begun, told=config("qwen3")) == found and first not in begun
+
+
+@pytest.mark.parametrize("told", [None, config("llama")])
+def test_a_process_that_is_told_nothing_ends_and_leaves_nothing(cache, begun, hopper, told):
+    assert (
+        rehearsed(cache, begun, told=told, device="cpu") == []
+        and len(begun) == 1
+        and not list(cache.glob("*"))
+    )
 
 
 def test_variants_differ_where_triton_compiles_anew():
@@ -69,7 +127,7 @@ def test_variants_differ_where_triton_compiles_anew():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3_text", "phi3"])
-def test_a_first_step_launches_only_what_was_compiled_ahead(kind, monkeypatch):
+def test_a_first_step_launches_only_what_was_compiled_ahead(kind, cache, begun, monkeypatch):
     import bitsandbytes as bnb
     from peft import LoraConfig, get_peft_model
 
@@ -77,20 +135,23 @@ def test_a_first_step_launches_only_what_was_compiled_ahead(kind, monkeypatch):
     from sloth_nb.models.install import install
 
     device, made = torch.device("cuda", torch.cuda.current_device()), config(kind)
-    rehearsed = step_launches(made, method="qlora", dtype=BF16, capability=torch.cuda.get_device_capability())
-    compile_ahead(rehearsed, device)
-    finish_compiling()
+    known = {
+        variant(*launch)
+        for launch in step_launches(
+            made, method="qlora", dtype=BF16, capability=torch.cuda.get_device_capability()
+        )
+    }
+    found = rehearsed(cache, begun, told=made, device=str(device))
     launched = []
     for module in MODULES:
         if module.__name__.endswith((".launch", ".ahead")) or not hasattr(module, "launch"):
             continue
 
         def spy(kernel, grid, *args, _start=module.launch, **meta):
-            before = len(kernel.device_caches[device.index][0])
+            if not any(kernel is earlier for earlier, *_ in launched):
+                kernel.device_caches.clear()
+            launched.append(variant(kernel, args, meta))
             _start(kernel, grid, *args, **meta)
-            launched.append(
-                (variant(kernel, args, meta), len(kernel.device_caches[device.index][0]) - before)
-            )
 
         monkeypatch.setattr(module, "launch", spy)
     model = AutoModelForCausalLM.from_config(made, dtype=BF16)
@@ -110,9 +171,8 @@ def test_a_first_step_launches_only_what_was_compiled_ahead(kind, monkeypatch):
     ids = torch.randint(3, 500, (2, 64), device=device)
     model(input_ids=ids, labels=ids).loss.backward()
     AdamW8bit([p for p in model.parameters() if p.requires_grad], lr=1e-3).step()
-    known = {variant(*launch) for launch in rehearsed}
-    assert launched and {found for found, _ in launched} <= known
-    assert sum(new for _, new in launched) == 0
+    assert launched and set(launched) <= known
+    assert compiled(cache) == found
 
 
 @pytest.mark.parametrize(
