@@ -6,6 +6,7 @@ model's own forward, and is counted with its reason.
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,7 +63,8 @@ class CausalEngine:
         self._bounds: dict[tuple, _Bound] = {}
         self._plans: dict[tuple, StackPlan] = {}
         self._captures: dict[tuple, bool] = {}
-        self._offloader: Offloader | None = None
+        self.offloader: Offloader | None = None
+        self._captured_offloader: Offloader | None = None
         self._listed: tuple[int, list[nn.Parameter]] | None = None
         self.replays = Replays()
         self.layers()
@@ -123,6 +125,7 @@ class CausalEngine:
         """Plans are asked for anew, and what was captured by the old ones goes."""
         self._plans.clear()
         self.replays.clear()
+        self._captured_offloader = None
 
     def hidden(self, embeddings: Tensor, call: Call) -> Tensor:
         """(batch, length, hidden) embeddings → hidden states after the last norm."""
@@ -146,9 +149,20 @@ class CausalEngine:
     def _offloader_for(self, policies: list[LayerPolicy], like: Tensor) -> Offloader | None:
         if not on_gpu(like) or not any(p.host for p in policies):
             return None
-        if self._offloader is None or self._offloader.device != like.device:
-            self._offloader = Offloader(like.device)
-        return self._offloader
+        if self.offloader is None or self.offloader.device != like.device:
+            self.offloader = Offloader(like.device)
+        return self.offloader
+
+    def _step(self, plan: StackPlan, longest: int, buffers: list[Tensor]) -> CausalStep:
+        """A step to be captured. Host memory that graphs write to is no other step's, so that they have their own: at
+        first what earlier steps took, of whose shape most that follow will be."""
+        usual = self._offloader_for(plan.policies, buffers[0])
+        if usual is None:
+            return CausalStep(self, plan, longest, buffers)
+        if self._captured_offloader is None:
+            self._captured_offloader = Offloader(usual.device, captured=True)
+            self._captured_offloader.memory.adopt(usual.memory)
+        return CausalStep(self, plan, longest, buffers, self._captured_offloader)
 
     def loss(self, hidden: Tensor, targets: Tensor, items: Tensor | int | None) -> Tensor:
         """Cross-entropy of shifted targets, from hidden states, without logits: mean, or sum over ``items``."""
@@ -218,6 +232,12 @@ class CausalEngine:
         logits = head(hidden)
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
+    @property
+    def pinned_bytes(self) -> int:
+        """Host memory that activations are moved to."""
+        mine = (self.offloader, self._captured_offloader)
+        return sum(one.memory.pinned_bytes for one in mine if one is not None)
+
     # -- short steps, replayed ---------------------------------------------------------------------------------
 
     def _replay(self, read: "_Read", targets: Tensor, items: Tensor | int | None) -> Tensor | None:
@@ -239,7 +259,7 @@ class CausalEngine:
         places = tuple(p.data_ptr() for p in bound.parameters)
         key = (shape, longest, id(bound), id(plan), places)
         replay: Replay | None = self.replays.get(
-            key, bound.parameters, inputs, lambda buffers: CausalStep(self, plan, longest, buffers)
+            key, bound.parameters, inputs, partial(self._step, plan, longest)
         )
         return None if replay is None else replay.run(inputs)
 

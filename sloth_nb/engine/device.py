@@ -1,4 +1,5 @@
-"""How fast this device computes and talks to its host: measured once, in milliseconds, when a plan first asks."""
+"""What this device can do: how fast it computes and talks to its host, measured once, in milliseconds, when a plan
+first asks; and how much of its memory nobody has taken."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +7,7 @@ from functools import lru_cache
 
 import torch
 
-__all__ = ["DeviceSpeed", "speed_of"]
+__all__ = ["DeviceSpeed", "speed_of", "unreserved"]
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,10 @@ def _seconds(run: Callable[[], object], repeats: int = 5) -> float:
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / 1e3 / repeats
+
+
+def unreserved(device: torch.device) -> int:
+    """Bytes that torch's allocator could still get of the device, within the share that this process may take."""
+    free, total = torch.cuda.mem_get_info(device)
+    share = torch.cuda.get_per_process_memory_fraction(device)
+    return max(0, min(free, int(share * total) - torch.cuda.memory_reserved(device)))

@@ -1,7 +1,8 @@
 """A step that waits for kernel launches is captured once and replayed: two CUDA graphs, one each way.
 
-Gradients are written into buffers that all captured shapes share and are handed out as they lie there, without a
-copy; a second backward before the optimiser (accumulation) first moves the earlier ones out of the way.
+All captured shapes share their memory, so that several take no more than the largest: between a forward and its
+backward no other is replayed. Gradients are written into buffers of their own and are handed out as they lie there,
+without a copy; a second backward before the optimiser (accumulation) first moves the earlier ones out of the way.
 """
 
 import weakref
@@ -10,8 +11,9 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
-from sloth_nb_kernels.ahead import finish_compiling
 from torch import Tensor, nn
+
+from .device import unreserved
 
 __all__ = ["ManualStep", "Replay", "Replays"]
 
@@ -29,6 +31,11 @@ def _capture_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
+class _NoRoom(Exception):
+    """The graphs' memory, which is nobody else's, would leave too little for a step that is not captured: the last
+    batch of an epoch, say."""
+
+
 class _Pending:
     """Alive as long as a replayed forward may still get its backward."""
 
@@ -36,14 +43,12 @@ class _Pending:
 class Replay:
     """One captured shape."""
 
-    def __init__(self, step: ManualStep, inputs: dict[str, Tensor], shared: "_SharedGradients"):
+    def __init__(self, step: ManualStep, inputs: dict[str, Tensor], shared: "_Shared"):
         self.inputs = {name: tensor.clone() for name, tensor in inputs.items()}
         self.shared = shared
-        self._pending: weakref.ref | None = None
         self._capture(step)
 
     def _capture(self, step: ManualStep) -> None:
-        finish_compiling()
         device = self.inputs["input_ids"].device
         # One stream for all captures: cuBLAS keeps a workspace of 32 MB for every stream it has seen.
         main, side = torch.cuda.current_stream(device), _capture_stream(device)
@@ -51,25 +56,24 @@ class Replay:
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
         side.wait_stream(main)
+        before = torch.cuda.memory_reserved(device)
         with torch.cuda.stream(side), torch.no_grad():
             # Once as usual: kernels are compiled, libraries make their handles, pinned buffers come into being.
             self._dloss = torch.ones_like(step.forward(self.inputs))
             step.backward(self._dloss)
         main.wait_stream(side)
         torch.cuda.synchronize(device)
+        taken = torch.cuda.memory_reserved(device) - before
         torch.cuda.empty_cache()
-        pool = torch.cuda.graph_pool_handle()
+        if 2 * taken > unreserved(device):
+            raise _NoRoom
+        pool = self.shared.pool
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.no_grad():
             with torch.cuda.graph(self._forward, pool=pool, stream=side):
                 self._loss = step.forward(self.inputs)
             with torch.cuda.graph(self._backward, pool=pool, stream=side):
                 step.backward(self._dloss)
-
-    @property
-    def busy(self) -> bool:
-        """A forward was replayed whose backward may still come: another one now would overwrite its activations."""
-        return self._pending is not None and self._pending() is not None
 
     def run(self, inputs: dict[str, Tensor]) -> Tensor:
         """The loss, differentiable in the parameters."""
@@ -78,7 +82,7 @@ class Replay:
         return _Step.apply(self, *self.shared.parameters)
 
     def forward(self, pending: _Pending) -> Tensor:
-        self._pending = weakref.ref(pending)
+        self.shared.pending = weakref.ref(pending)
         self._forward.replay()
         return self._loss.clone()
 
@@ -86,16 +90,23 @@ class Replay:
         self.shared.move_held()
         self._dloss.copy_(dloss)
         self._backward.replay()
-        self._pending = None
+        self.shared.pending = None
         return self.shared.views()
 
 
-class _SharedGradients:
-    """One buffer a parameter, outside the graphs' memory, that every captured shape writes its gradients into."""
+class _Shared:
+    """What all captured shapes use: one buffer a parameter for its gradient, and the graphs' pool of memory."""
 
     def __init__(self, parameters: list[nn.Parameter]):
         self.parameters = parameters
         self.buffers = [torch.empty_like(p, requires_grad=False) for p in parameters]
+        self.pool = torch.cuda.graph_pool_handle()
+        self.pending: weakref.ref | None = None
+
+    @property
+    def busy(self) -> bool:
+        """A forward was replayed whose backward may still come: another one now would overwrite its activations."""
+        return self.pending is not None and self.pending() is not None
 
     def move_held(self) -> None:
         """Gradients that a parameter still holds in its buffer are copied away before the buffer is written."""
@@ -130,8 +141,9 @@ class Replays:
         self.after, self.most = after, most
         self.disabled_because: str | None = None
         self._seen: dict[Any, int] = {}
+        self._without_room: set[Any] = set()
         self._captured: dict[Any, Replay] = {}
-        self._shared: _SharedGradients | None = None
+        self._shared: _Shared | None = None
 
     def __len__(self) -> int:
         return len(self._captured)
@@ -144,16 +156,20 @@ class Replays:
         make_step: Callable[[list[Tensor]], ManualStep],
     ) -> Replay | None:
         """The replay of this shape, captured now if it is due; None when the step should run as usual."""
+        if self._shared is not None and self._shared.busy:
+            return None
         replay = self._captured.get(key)
         if replay is None and self._is_due(key):
             replay = self._add(key, parameters, inputs, make_step)
-        return None if replay is None or replay.busy else replay
+        return replay
 
     def _is_due(self, key: Any) -> bool:
         if len(self._seen) > 1000:  # ever new shapes: start counting afresh
             self._seen.clear()
         self._seen[key] = self._seen.get(key, 0) + 1
-        return self.disabled_because is None and self._seen[key] >= self.after
+        if self.disabled_because is not None or key in self._without_room:
+            return False
+        return self._seen[key] >= self.after
 
     def _add(
         self,
@@ -166,19 +182,23 @@ class Replays:
             a is not b for a, b in zip(self._shared.parameters, parameters, strict=False)
         ):
             self._captured.clear()
-            self._shared = _SharedGradients(parameters)
+            self._shared = _Shared(parameters)
         self._shared.move_held()
         while len(self._captured) >= self.most:
             self._captured.pop(next(iter(self._captured)))
         try:
             self._captured[key] = Replay(make_step(self._shared.buffers), inputs, self._shared)
+        except (_NoRoom, torch.OutOfMemoryError):
+            self._without_room.add(key)
         except RuntimeError as error:
             self.disabled_because = f"capturing a CUDA graph failed: {str(error).splitlines()[0]}"
-            return None
-        return self._captured[key]
+        if not self._captured:
+            self._shared = None
+        return self._captured.get(key)
 
     def clear(self) -> None:
         """Forgets all captured shapes and gives their memory back."""
         self._captured.clear()
         self._seen.clear()
+        self._without_room.clear()
         self._shared = None

@@ -28,11 +28,16 @@ class CausalStep:
     for packed batches ``position_ids`` and ``cu_seqlens``. Gradients are written into ``buffers``.
     """
 
-    def __init__(self, engine: CausalEngine, plan: StackPlan, longest: int, buffers: list[Tensor]):
+    def __init__(
+        self,
+        engine: CausalEngine,
+        plan: StackPlan,
+        longest: int,
+        buffers: list[Tensor],
+        offloader: Offloader | None = None,
+    ):
         self.engine, self.plan, self.longest, self.buffers = engine, plan, longest, buffers
-        # Its own: pinned buffers are part of the graph, and nobody else may write them.
-        device = buffers[0].device
-        self.offloader = Offloader(device) if any(p.host for p in plan.policies) else None
+        self.offloader = offloader
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         engine, ids = self.engine, inputs["input_ids"]

@@ -210,7 +210,7 @@ def _install(model: nn.Module, work: Work, gpu: GPU, chosen: list[int], mark: Ca
         ModelError: the engine doesn't run this architecture; with its reason.
     """
     from sloth_nb.engine.policy import LayerPolicy
-    from sloth_nb.memory.fake_model import HostMemory
+    from sloth_nb.memory.fake_model import FakeOffloader
     from sloth_nb.models.install import install
 
     policies = work.policies(gpu)
@@ -223,7 +223,7 @@ def _install(model: nn.Module, work: Work, gpu: GPU, chosen: list[int], mark: Ca
     )
     if report.engine is None:
         raise ModelError(f"The engine does not run {work.model.name}: {report.left}.")
-    report.engine._offloader = HostMemory()
+    report.engine.offloader = FakeOffloader()
 
     def marked(call: Callable[..., Any], name: Any) -> Callable[..., Any]:
         def passing(*args: Any, **kwargs: Any) -> Any:

@@ -148,7 +148,7 @@ class Lora(nn.Module):
         self.disable_adapters = self.merged = False
 
 
-class HostMemory:
+class FakeOffloader:
     """In the offloader's place: what goes to the host leaves the count, what comes back is made anew."""
 
     def __init__(self) -> None:

@@ -21,9 +21,10 @@ __all__ = [
 OFFLOAD_FROM = 1024
 # A tile of gate and up: big enough to keep the matrix units busy, small beside the weights.
 TILE_BYTES = 128 << 20
-# A step is captured while a layer's forward takes the device less than this: about as long as a slow host launches it.
-# A captured one holds its gradients' buffers all the time, and is no faster where the device is behind anyway.
-HOST_BOUND = 1e-3
+# A step is captured while a layer's forward takes the device less than this: a host launches it in 2 to 4 ms, and what
+# else a notebook draws meanwhile comes on top. A captured one holds its gradients' buffers all the time, and is hardly
+# faster where the device is behind anyway.
+HOST_BOUND = 4e-3
 # A layer's forward runs at this share of the rate of large products (norms, gates and dequantisation are between); of
 # that time copying may fill this much.
 EFFICIENCY, LINK_SHARE = 0.75, 0.95

@@ -13,6 +13,7 @@ import torch
 
 from sloth_nb import memory
 from sloth_nb.catalog import GPU
+from sloth_nb.engine.device import unreserved
 from sloth_nb.engine.policy import LayerPolicy
 from sloth_nb.engine.rules import StackPlan
 from sloth_nb.errors import HardwareError, SlothError
@@ -170,9 +171,8 @@ class AutoPlan:
             return
         if device.type == "cuda":
             self.gpu = devices()[device.index or 0].gpu
-            free = torch.cuda.mem_get_info(device)[0]
             cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-            self.room, self.host = free + cached - LOADED_LATER, int(HOST_SHARE * free_ram())
+            self.room, self.host = unreserved(device) + cached - LOADED_LATER, int(HOST_SHARE * free_ram())
             if work.embedding_offload:  # there already, and counted once more by every estimate
                 self.host += 2 * work.model.shape.embedding_parameters
         else:

@@ -7,6 +7,7 @@ import torch
 from families import adapted_model, batch, step, worst
 from torch.nn import functional as F
 
+from sloth_nb.engine import graphs
 from sloth_nb.engine.attention import Composite, CuDNN, Efficient, Flash
 from sloth_nb.engine.policy import LayerPolicy
 from sloth_nb.engine.sequences import Sequences
@@ -130,6 +131,41 @@ def test_replayed_gradients_accumulate_and_two_forwards_may_wait():
     install(model, True)
     for _ in range(3):
         assert worst(accumulate(), wanted) < 1e-4
+
+
+def test_several_captured_shapes_share_their_memory_and_keep_apart():
+    model, _ = on_gpu(adapted_model("llama"), batch())
+    shapes = [(8, 512), (8, 500), (4, 512)]
+    batches = [on_gpu(model, batch(*shape, seed=seed))[1] for seed in range(2) for shape in shapes]
+    for policy in (True, "offload"):
+        install(model, policy, cuda_graphs=False)
+        wanted = [step(model, **inputs) for inputs in batches]
+        install(model, policy)
+        reserved = []
+        for inputs in (None, *batches[:3]):
+            for _ in range(3 if inputs else 0):
+                step(model, **inputs)
+            torch.cuda.empty_cache()
+            reserved.append(torch.cuda.memory_reserved())
+        replays = engine_of(model).replays
+        assert len(replays) == 3 and replays.disabled_because is None
+        assert reserved[3] - reserved[1] < 0.5 * (reserved[1] - reserved[0])
+        for _ in range(2):
+            for inputs, (loss, grads) in zip(batches, wanted, strict=True):
+                got_loss, got = step(model, **inputs)
+                assert abs(float(got_loss - loss)) < 1e-5 and worst(got, grads) < 1e-4
+
+
+def test_a_shape_of_which_no_second_step_would_fit_is_not_captured(monkeypatch):
+    model, _ = on_gpu(adapted_model("llama"), batch())
+    install(model, True, cuda_graphs=False)
+    loss, grads = step(model, **on_gpu(model, batch())[1])
+    monkeypatch.setattr(graphs, "unreserved", lambda device: -1)
+    install(model, True)
+    for _ in range(5):
+        got_loss, got = step(model, **on_gpu(model, batch())[1])
+        assert abs(float(got_loss - loss)) < 1e-5 and worst(got, grads) < 1e-4
+    assert not len(engine_of(model).replays) and engine_of(model).replays.disabled_because is None
 
 
 def test_replayed_packed_batches_follow_their_boundaries():

@@ -3,15 +3,10 @@
 import pytest
 import torch
 from families import CONFIGS, adapted_model, batch, step
-from hypothesis import given
-from hypothesis import strategies as st
 
-from sloth_nb.engine import offload
-from sloth_nb.engine.offload import slab_bytes
 from sloth_nb.engine.policy import activation_bytes
 from sloth_nb.engine.rules import offload_policies
 from sloth_nb.engine.step import CausalStep
-from sloth_nb.errors import HardwareError
 from sloth_nb.memory import moving
 from sloth_nb.models.install import engine_of, install
 
@@ -92,17 +87,3 @@ def test_a_small_host_moves_no_more_than_it_can_hold():
     policies = moved(seconds=1e3, host=host)
     total = sum(SIZES[name] for p in policies for name in p.host)
     assert total <= host and all("qkv" not in p.host for p in policies)
-
-
-def test_too_little_ram_is_said_before_it_runs_out(monkeypatch):
-    monkeypatch.setattr(offload, "free_ram", lambda: 3 << 30)
-    with pytest.raises(HardwareError, match=r"wants 4\.0 GB more RAM, and 3\.0 GB are free\. Recompute"):
-        offload._slab(4 << 30)
-
-
-@given(size=st.integers(1, 1 << 36))
-def test_little_of_what_is_pinned_is_left_over(size):
-    slab = slab_bytes(size)
-    assert slab.bit_count() == 1 and size <= slab <= 16 * size
-    assert slab % size <= slab / 8
-    assert slab <= max(512 << 20, 16 * size) and (slab <= 512 << 20 or size > (512 << 20) // 16)

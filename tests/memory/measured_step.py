@@ -148,7 +148,7 @@ def measured(model: Any, work: Work, card: Card, *, timed: int = 1) -> dict[str,
         "context": context,
         "standing": standing,
         "phases": peaks.phases,
-        "pinned": engine._offloader.pinned_bytes if engine._offloader is not None else 0,
+        "pinned": engine.pinned_bytes,
     }
     if error:
         found["error"] = error

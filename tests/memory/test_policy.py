@@ -65,7 +65,7 @@ def test_tiles_are_the_engines(tokens, name):
     assert automatic_tile(BLOCK, tokens, (NAMED[name],) * 32) == theirs
 
 
-@pytest.mark.parametrize("length", [256, 1024, 1500, 2048, 8192])
+@pytest.mark.parametrize("length", [256, 1024, 4096, 5000, 8192])
 def test_what_is_captured_is_what_the_engine_captures(length, monkeypatch):
     from types import SimpleNamespace
 
@@ -73,5 +73,5 @@ def test_what_is_captured_is_what_the_engine_captures(length, monkeypatch):
     monkeypatch.setattr(rules, "speed_of", lambda index: speed)
     like = SimpleNamespace(is_cuda=True, device=SimpleNamespace(index=0))
     work = Work(INFO, batch=1, length=length)
-    assert work.captured(H200) == Settings().captures(CONFIG, length, length, like) == (length < 1200)
+    assert work.captured(H200) == Settings().captures(CONFIG, length, length, like) == (length < 4500)
     assert not Settings(cuda_graphs=False).captures(CONFIG, length, length, like)

@@ -194,11 +194,12 @@ def test_embeddings_stay_where_there_is_no_host_apart(model, ram):
 def card(monkeypatch, ram):
     """A T4 with so many MiB free, of which torch holds 100 in its cache, as far as planning can tell."""
 
-    def set_free(mib):
+    def set_free(mib, share=1.0):
         device = SimpleNamespace(gpu=catalog.gpu("T4"))
         monkeypatch.setattr(planning, "devices", lambda: [device])
         monkeypatch.setattr(planning, "_devices_of", lambda model: {torch.device("cuda", 0)})
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(mib * MIB), 16 << 30))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(mib * MIB), 32 << 30))
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: share)
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 300 * MIB)
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 200 * MIB)
 
@@ -215,6 +216,15 @@ def test_on_a_card_the_room_is_what_is_free_or_cached(tiny_model, card):
     assert set(largest.work.policy) == {"keep"} and planner.host > 0
     card(moving(largest) - 100 + planning.LOADED_LATER / MIB - 1)
     assert set(planner.begin(batch=64, length=2048).work.policy) != {"keep"}
+
+
+def test_a_process_that_may_take_a_share_of_the_card_plans_for_the_rest_of_that(tiny_model, card):
+    made = tiny_model("llama", vocab_size=512).to(torch.bfloat16)
+    made = FastLanguageModel.get_peft_model(made.requires_grad_(False), use_gradient_checkpointing="auto")
+    planner = auto_plan_of(made)
+    card(8000, share=1 / 16)
+    planner.begin(batch=64, length=2048)
+    assert planner.room == (2048 - 300 + 100) * MIB - planning.LOADED_LATER
 
 
 def test_on_a_card_that_is_short_of_room_embeddings_may_move(tiny_model, card, monkeypatch):
