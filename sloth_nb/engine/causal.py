@@ -216,6 +216,7 @@ class CausalEngine:
             everywhere = isinstance(positions, int) and positions == 0
             replayed = self._replay(read, targets, items) if everywhere else None
             if replayed is None:
+                self._make_way(targets)
                 hidden = _at(self._hidden_of(read), positions)
         except NotForEngine as reason:
             self.left_to_model[str(reason)] += 1
@@ -262,6 +263,17 @@ class CausalEngine:
             key, bound.parameters, inputs, partial(self._step, plan, longest)
         )
         return None if replay is None else replay.run(inputs)
+
+    def _make_way(self, targets: Tensor) -> None:
+        """Before a step that isn't captured: what graphs hold and it may want, it gets."""
+        if not torch.is_grad_enabled():
+            return
+        self.replays.give_way(targets.numel(), targets.device)
+        if self._captured_offloader is not None and not len(self.replays):
+            torch.cuda.synchronize(targets.device)  # the last of them may still be copying
+            if self.offloader is not None:
+                self.offloader.memory.adopt(self._captured_offloader.memory)
+            self._captured_offloader = None
 
     def _may_replay(self, tokens: int, length: int) -> bool:
         if not self.settings.cuda_graphs or not torch.is_grad_enabled():

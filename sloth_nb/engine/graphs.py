@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from .device import unreserved
+from .offload import Offloader
 
 __all__ = ["ManualStep", "Replay", "Replays"]
 
 
 class ManualStep(Protocol):
     """A forward and backward without autograd. The backward writes the gradients where the step was told to."""
+
+    offloader: Offloader | None
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor: ...
 
@@ -41,11 +44,12 @@ class _Pending:
 
 
 class Replay:
-    """One captured shape."""
+    """One captured shape; ``taken`` is the memory, in bytes, that its step takes beside what is there anyway."""
 
     def __init__(self, step: ManualStep, inputs: dict[str, Tensor], shared: "_Shared"):
         self.inputs = {name: tensor.clone() for name, tensor in inputs.items()}
         self.shared = shared
+        self._offloader = step.offloader  # whose host memory the graph goes on writing to
         self._capture(step)
 
     def _capture(self, step: ManualStep) -> None:
@@ -63,9 +67,9 @@ class Replay:
             step.backward(self._dloss)
         main.wait_stream(side)
         torch.cuda.synchronize(device)
-        taken = torch.cuda.memory_reserved(device) - before
+        self.taken = torch.cuda.memory_reserved(device) - before
         torch.cuda.empty_cache()
-        if 2 * taken > unreserved(device):
+        if 2 * self.taken > unreserved(device):
             raise _NoRoom
         pool = self.shared.pool
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
@@ -74,6 +78,10 @@ class Replay:
                 self._loss = step.forward(self.inputs)
             with torch.cuda.graph(self._backward, pool=pool, stream=side):
                 step.backward(self._dloss)
+
+    @property
+    def tokens(self) -> int:
+        return self.inputs["input_ids"].numel()
 
     def run(self, inputs: dict[str, Tensor]) -> Tensor:
         """The loss, differentiable in the parameters."""
@@ -195,6 +203,19 @@ class Replays:
         if not self._captured:
             self._shared = None
         return self._captured.get(key)
+
+    def give_way(self, tokens: int, device: torch.device) -> None:
+        """Forgets what is captured where its memory may be wanted by a step of so many tokens that isn't."""
+        if self._shared is None or self._shared.busy:
+            return
+        captured = self._captured.values()
+        wanted = max(tokens * replay.taken // replay.tokens for replay in captured)
+        held = max(replay.taken for replay in captured)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device) - held
+        if wanted > unreserved(device) + max(0, cached):
+            self._without_room.update(self._captured)
+            self._captured.clear()
+            self._shared = None
 
     def clear(self) -> None:
         """Forgets all captured shapes and gives their memory back."""
