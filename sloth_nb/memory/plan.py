@@ -13,6 +13,7 @@ from sloth_nb.memory.budget import Budget
 from sloth_nb.memory.estimate import GB, Estimate
 from sloth_nb.memory.formulas import estimate_within, estimate_work, host_bytes
 from sloth_nb.memory.layers import layer_cost
+from sloth_nb.memory.libraries import MOVING as WITHIN_A_STEP
 from sloth_nb.memory.policy import NAMED, NAMES, Policy
 from sloth_nb.memory.speed import layer_time, step_seconds
 from sloth_nb.memory.work import Work
@@ -96,6 +97,7 @@ def _fastest(work: Work, budget: Budget, split: bool, best: Plan | None) -> Plan
     """The fastest plan of this work's that fits, or ``best`` when none is faster."""
     moving = [None] if budget.gpu.is_cpu or not budget.host else [None, *MOVING]
     for option in _options(work, split):
+        option = _captured_or_not(option, budget)
         if best and step_seconds(option.but(policy="keep"), budget.gpu) >= best.seconds:
             continue
         if option.engine == "hf":  # one policy for all layers, and nothing moves
@@ -113,6 +115,17 @@ def _fastest(work: Work, budget: Budget, split: bool, best: Plan | None) -> Plan
     return best
 
 
+def _captured_or_not(option: Work, budget: Budget) -> Work:
+    """The engine captures a step where there is room for a second one beside the graph's: not in a full budget."""
+    if not option.captured(budget.gpu):
+        return option
+    kept = estimate_within(option.but(policy="keep"), budget.gpu, budget.device)
+    if kept is None:
+        return option.but(graphs=False)
+    again = sum(kept.kinds.get(kind, 0) for kind in WITHIN_A_STEP)
+    return option if kept.tensors + again <= budget.device else option.but(graphs=False)
+
+
 def _embeddings_may_move(work: Work, budget: Budget) -> bool:
     shape = work.model.shape
     may = work.engine == "sloth" and work.lora and not shape.tied and not budget.gpu.is_cpu
@@ -126,6 +139,7 @@ def _keeps_everything(made: Plan, work: Work) -> bool:
 
 def fitted_policies(work: Work, budget: Budget) -> Work | None:
     """The same batch and chunks with a fast mix of policies that fits, RAM used only if it must; None: none does."""
+    work = _captured_or_not(work, budget)
     answer = _fit(work, budget, None)
     if answer is None and not budget.gpu.is_cpu:
         answer = _fit(work, budget, "offload")

@@ -53,6 +53,13 @@ def test_a_budget_smaller_than_the_work_is_spent(gb):
     assert made.estimate.total >= 0.85 * gb * GIB
 
 
+@pytest.mark.parametrize(("gb", "captured"), [(141, True), (36, True), (24, False), (16, False)])
+def test_a_step_is_captured_where_a_second_one_fits_beside_the_graph(gb, captured):
+    work = Work.of("llama-3.1-8b", batch=2, length=2048)
+    made = plan(work, Budget.of("H200", gb=gb))
+    assert work.captured(made.budget.gpu) and made.work.captured(made.budget.gpu) == captured
+
+
 def test_what_a_whole_layer_is_too_large_for_goes_to_parts_of_layers():
     work = Work.of("llama-3.1-8b", batch=1, length=131072)
     made = plan(work, Budget.of("H200", gb=80, ram_gb=400))
