@@ -15,8 +15,8 @@ from sloth_nb.memory.machine import free_ram
 
 __all__ = ["Buffer", "HostMemory", "pinned"]
 
-# So much is pinned at once, or as much as one tensor takes.
-_SLAB_BYTES = 512 << 20
+# As much again as there is already is pinned at once, within these; or as much as one tensor takes.
+_LEAST, _MOST = 64 << 20, 512 << 20
 # Slabs end where a huge page does; tensors begin where a copy engine likes it.
 _PAGE, _LINE = 2 << 20, 512
 # Of the RAM is left to others.
@@ -128,7 +128,7 @@ class HostMemory:
     def _add(self, size: int) -> _Slab:
         if not self.fixed:  # longer batches have come: what is too small for them would only fill up the RAM
             self.slabs = [slab for slab in self.slabs if slab.out or slab.size >= size]
-        wanted = max(_SLAB_BYTES, -(-size // _PAGE) * _PAGE)
+        wanted = max(_LEAST, min(_MOST, self.pinned_bytes), -(-size // _PAGE) * _PAGE)
         free = free_ram()
         if wanted + _SPARE > free:
             raise HardwareError(
