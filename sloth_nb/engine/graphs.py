@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from sloth_nb.errors import HardwareError
+
 from .device import unreserved
 from .offload import Offloader
 
@@ -196,7 +198,7 @@ class Replays:
             self._captured.pop(next(iter(self._captured)))
         try:
             self._captured[key] = Replay(make_step(self._shared.buffers), inputs, self._shared)
-        except (_NoRoom, torch.OutOfMemoryError):
+        except (_NoRoom, HardwareError, torch.OutOfMemoryError):
             self._without_room.add(key)
         except RuntimeError as error:
             self.disabled_because = f"capturing a CUDA graph failed: {str(error).splitlines()[0]}"

@@ -7,6 +7,7 @@ import torch
 
 from sloth_nb.engine import graphs
 from sloth_nb.engine.graphs import Replays
+from sloth_nb.errors import HardwareError
 
 GB = 10**9
 CUDA = torch.device("cuda", 0)
@@ -51,3 +52,16 @@ def test_what_gave_way_is_not_captured_again_before_plans_are_made_anew(replays,
 
 def test_where_nothing_is_captured_no_device_is_asked():
     Replays().give_way(1 << 20, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("reason", [HardwareError("no RAM"), torch.OutOfMemoryError("no memory")])
+def test_a_shape_that_finds_no_room_runs_as_usual_from_then_on(monkeypatch, reason):
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    made, tried = Replays(after=2), []
+
+    def make_step(buffers):
+        tried.append(buffers)
+        raise reason
+
+    assert [made.get("a shape", [], {}, make_step) for _ in range(4)] == [None] * 4
+    assert len(tried) == 1 and made.disabled_because is None
