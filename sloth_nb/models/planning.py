@@ -18,7 +18,7 @@ from sloth_nb.engine.policy import LayerPolicy
 from sloth_nb.engine.rules import StackPlan
 from sloth_nb.errors import HardwareError, SlothError
 from sloth_nb.memory.machine import devices, free_ram
-from sloth_nb.memory.room import STANDING, plan_for_room
+from sloth_nb.memory.room import plan_for_room
 
 from . import recomputing
 from .host_embedding import offload_embedding, why_embedding_stays
@@ -194,7 +194,7 @@ class AutoPlan:
             HardwareError: nothing fits.
         """
         assert self.gpu is not None
-        made = plan_for_room(
+        return plan_for_room(
             work,
             room=self.room,
             host=self.host,
@@ -202,16 +202,6 @@ class AutoPlan:
             optimiser_is_there=self._optimiser_is_there,
             embeddings=embeddings,
         )
-        engine = self._engine()
-        if engine is None or not made.work.captured(self.gpu):
-            return made
-        # Each captured shape keeps its step's memory to itself.
-        moving = sum(
-            size for kind, size in made.estimate.kinds.items() if kind not in (*STANDING, "optimiser")
-        )
-        if engine.replays.most * moving <= self.room:
-            return made
-        return self._fit(work.but(graphs=False), embeddings)
 
     def _engine(self) -> Any:
         model = self._model()
