@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sloth_nb_kernels.launch import triton
+from .launch import triton
 
 __all__ = ["compile_for", "request", "variant"]
 
