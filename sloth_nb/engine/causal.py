@@ -6,18 +6,17 @@ model's own forward, and is counted with its reason.
 
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
-from sloth_nb_kernels.launch import next_power_of_2, on_gpu
+from sloth_nb_kernels.launch import on_gpu
 from sloth_nb_kernels.linear_cross_entropy import linear_cross_entropy
 from sloth_nb_kernels.rms_norm import rms_norm
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from .batching import Call, NotForEngine, read_call
-from .graphs import Replay, Replays
+from .captured import CapturedSteps
 from .layer import Layer
 from .offload import Offloader
 from .policy import LayerPolicy
@@ -25,7 +24,6 @@ from .rotary import RotationTable
 from .rules import Settings, StackPlan
 from .spec import LayerSpec, spec_for
 from .stack import Stack
-from .step import CausalStep
 from .tape import Batch
 
 __all__ = ["CausalEngine", "FusedLossOutput"]
@@ -62,11 +60,9 @@ class CausalEngine:
         ]
         self._bounds: dict[tuple, _Bound] = {}
         self._plans: dict[tuple, StackPlan] = {}
-        self._captures: dict[tuple, bool] = {}
         self.offloader: Offloader | None = None
-        self._captured_offloader: Offloader | None = None
         self._listed: tuple[int, list[nn.Parameter]] | None = None
-        self.replays = Replays()
+        self.captured = CapturedSteps(self)
         self.layers()
 
     # -- the model as it stands now ----------------------------------------------------------------------------
@@ -124,15 +120,14 @@ class CausalEngine:
     def forget_plans(self) -> None:
         """Plans are asked for anew, and what was captured by the old ones goes."""
         self._plans.clear()
-        self.replays.clear()
-        self._captured_offloader = None
+        self.captured.forget()
 
     def hidden(self, embeddings: Tensor, call: Call) -> Tensor:
         """(batch, length, hidden) embeddings → hidden states after the last norm."""
         batch, length = embeddings.shape[:2]
         plan = self.plan(batch * length, call.seqs.length)
-        offloader = self._offloader_for(plan.policies, embeddings)
-        stack = Stack(self.layers(), plan.policies, offloader, self._trains_weights())
+        offloader = self.offloader_for(plan.policies, embeddings)
+        stack = Stack(self.layers(), plan.policies, offloader, self.trains_weights())
         x = stack.forward(embeddings, self.batch(call, length, embeddings.device, plan))
         spec = self.specs[0]
         return rms_norm(x, self.base.norm.weight, spec.eps, zero_centred=spec.zero_centred)
@@ -142,27 +137,16 @@ class CausalEngine:
         """Of the logits (Gemma 2)."""
         return getattr(self.config, "final_logit_softcapping", None)
 
-    def _trains_weights(self) -> bool:
+    def trains_weights(self) -> bool:
         projection = self.base.layers[0].get_submodule(self.specs[0].down)
         return getattr(projection, "base_layer", projection).weight.requires_grad
 
-    def _offloader_for(self, policies: list[LayerPolicy], like: Tensor) -> Offloader | None:
+    def offloader_for(self, policies: list[LayerPolicy], like: Tensor) -> Offloader | None:
         if not on_gpu(like) or not any(p.host for p in policies):
             return None
         if self.offloader is None or self.offloader.device != like.device:
             self.offloader = Offloader(like.device)
         return self.offloader
-
-    def _step(self, plan: StackPlan, longest: int, buffers: list[Tensor]) -> CausalStep:
-        """A step to be captured. Host memory that graphs write to is no other step's, so that they have their own: at
-        first what earlier steps took, of whose shape most that follow will be."""
-        usual = self._offloader_for(plan.policies, buffers[0])
-        if usual is None:
-            return CausalStep(self, plan, longest, buffers)
-        if self._captured_offloader is None:
-            self._captured_offloader = Offloader(usual.device, captured=True)
-            self._captured_offloader.memory.adopt(usual.memory)
-        return CausalStep(self, plan, longest, buffers, self._captured_offloader)
 
     def loss(self, hidden: Tensor, targets: Tensor, items: Tensor | int | None) -> Tensor:
         """Cross-entropy of shifted targets, from hidden states, without logits: mean, or sum over ``items``."""
@@ -214,9 +198,9 @@ class CausalEngine:
             read = self._read(arguments)
             targets = _next_token(labels) if shifted is None else shifted
             everywhere = isinstance(positions, int) and positions == 0
-            replayed = self._replay(read, targets, items) if everywhere else None
+            replayed = self.captured.loss(read.input_ids, read.call, targets, items) if everywhere else None
             if replayed is None:
-                self._make_way(targets)
+                self.captured.make_way(targets)
                 hidden = _at(self._hidden_of(read), positions)
         except NotForEngine as reason:
             self.left_to_model[str(reason)] += 1
@@ -236,57 +220,8 @@ class CausalEngine:
     @property
     def pinned_bytes(self) -> int:
         """Host memory that activations are moved to."""
-        mine = (self.offloader, self._captured_offloader)
+        mine = (self.offloader, self.captured.offloader)
         return sum(one.memory.pinned_bytes for one in mine if one is not None)
-
-    # -- short steps, replayed ---------------------------------------------------------------------------------
-
-    def _replay(self, read: "_Read", targets: Tensor, items: Tensor | int | None) -> Tensor | None:
-        """The loss of a captured step of this shape; None when the step has to run as usual."""
-        ids, seqs = read.input_ids, read.call.seqs
-        if ids is None or not ids.is_cuda or not self._may_replay(ids.numel(), seqs.length):
-            return None
-        inputs = {"input_ids": ids, "targets": targets.to(ids.device)}
-        count = (inputs["targets"] != -100).sum() if items is None else items
-        inputs["items"] = torch.as_tensor(count, dtype=torch.float32, device=ids.device)
-        if read.call.position_ids is not None:
-            inputs["position_ids"] = read.call.position_ids
-        if seqs.packed:
-            inputs["cu_seqlens"] = _pad_edges(seqs.cu_seqlens)
-        longest = next_power_of_2(seqs.length) if seqs.packed else seqs.length
-        plan = self.plan(ids.numel(), longest)
-        bound = self.bound()
-        shape = tuple((name, tuple(tensor.shape)) for name, tensor in inputs.items())
-        places = tuple(p.data_ptr() for p in bound.parameters)
-        key = (shape, longest, id(bound), id(plan), places)
-        replay: Replay | None = self.replays.get(
-            key, bound.parameters, inputs, partial(self._step, plan, longest)
-        )
-        return None if replay is None else replay.run(inputs)
-
-    def _make_way(self, targets: Tensor) -> None:
-        """Before a step that isn't captured: what graphs hold and it may want, it gets."""
-        if not torch.is_grad_enabled():
-            return
-        self.replays.give_way(targets.numel(), targets.device)
-        if self._captured_offloader is not None and not len(self.replays):
-            torch.cuda.synchronize(targets.device)  # the last of them may still be copying
-            if self.offloader is not None:
-                self.offloader.memory.adopt(self._captured_offloader.memory)
-            self._captured_offloader = None
-
-    def _may_replay(self, tokens: int, length: int) -> bool:
-        if not self.settings.cuda_graphs or not torch.is_grad_enabled():
-            return False
-        if (tokens, length) not in self._captures:
-            weight = self.base.norm.weight
-            self._captures[tokens, length] = self.settings.captures(self.config, tokens, length, weight)
-        if not self._captures[tokens, length]:
-            return False
-        outside = (self.base.embed_tokens.weight, self.base.norm.weight, self.head().weight)
-        if self._trains_weights() or any(p.requires_grad for p in outside):
-            return False
-        return not torch.cuda.is_current_stream_capturing()
 
     def _read(self, kwargs: dict[str, Any]) -> "_Read":
         arguments = dict(kwargs)
@@ -333,9 +268,3 @@ def _at(hidden: Tensor, positions: int | Tensor) -> Tensor:
 def _next_token(labels: Tensor) -> Tensor:
     """Each position's target: the label of the position after it."""
     return nn.functional.pad(labels, (0, 1), value=-100)[..., 1:]
-
-
-def _pad_edges(cu_seqlens: Tensor) -> Tensor:
-    """cu_seqlens with empty sequences at the end, up to a power of two, so that few shapes are captured."""
-    size = next_power_of_2(cu_seqlens.numel())
-    return torch.cat([cu_seqlens, cu_seqlens[-1:].expand(size - cu_seqlens.numel())])

@@ -111,7 +111,7 @@ def test_a_replayed_step_gives_the_gradients_of_an_eager_one(family):
     for seed, (loss, grads) in enumerate(wanted):
         got_loss, got = step(model, **on_gpu(model, batch(seed=seed))[1])
         assert abs(float(got_loss - loss)) < 1e-5 and worst(got, grads) < 1e-4
-    replays = engine_of(model).replays
+    replays = engine_of(model).captured.replays
     assert len(replays) and replays.disabled_because is None
 
 
@@ -147,7 +147,7 @@ def test_several_captured_shapes_share_their_memory_and_keep_apart():
                 step(model, **inputs)
             torch.cuda.empty_cache()
             reserved.append(torch.cuda.memory_reserved())
-        replays = engine_of(model).replays
+        replays = engine_of(model).captured.replays
         assert len(replays) == 3 and replays.disabled_because is None
         assert reserved[3] - reserved[1] < 0.5 * (reserved[1] - reserved[0])
         for _ in range(2):
@@ -165,7 +165,10 @@ def test_a_shape_of_which_no_second_step_would_fit_is_not_captured(monkeypatch):
     for _ in range(5):
         got_loss, got = step(model, **on_gpu(model, batch())[1])
         assert abs(float(got_loss - loss)) < 1e-5 and worst(got, grads) < 1e-4
-    assert not len(engine_of(model).replays) and engine_of(model).replays.disabled_because is None
+    assert (
+        not len(engine_of(model).captured.replays)
+        and engine_of(model).captured.replays.disabled_because is None
+    )
 
 
 def test_replayed_packed_batches_follow_their_boundaries():

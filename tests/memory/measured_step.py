@@ -153,7 +153,7 @@ def measured(model: Any, work: Work, card: Card, *, timed: int = 1) -> dict[str,
     if error:
         found["error"] = error
     if work.graphs:
-        found["captured"] = len(engine.replays)
-    engine.replays.clear()
+        found["captured"] = len(engine.captured.replays)
+    engine.captured.replays.clear()
     optimiser.zero_grad(set_to_none=True)
     return found

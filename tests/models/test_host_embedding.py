@@ -107,7 +107,7 @@ def test_on_a_card_it_leaves_room_and_changes_nothing(untied, shared_tokenizer, 
         for _ in range(5):  # captured at the third
             losses.append(loss_and_gradients(model.train(), ids)[0].item())
             model.zero_grad()
-        assert (not offload) or len(engine_of(model).replays) == 1
+        assert (not offload) or len(engine_of(model).captured.replays) == 1
         del model
     assert losses[:5] == losses[5:] and texts[0] == texts[1]
     assert sizes[0] - sizes[1] >= untied.get_input_embeddings().weight.numel() * 2

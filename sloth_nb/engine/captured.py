@@ -1,0 +1,103 @@
+"""Which of a causal model's steps are replayed from CUDA graphs, and the host memory that only those write to."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from sloth_nb_kernels.launch import next_power_of_2
+from torch import Tensor
+
+from .batching import Call
+from .graphs import Replay, Replays
+from .offload import Offloader
+from .rules import StackPlan
+from .step import CausalStep
+
+if TYPE_CHECKING:
+    from .causal import CausalEngine
+
+__all__ = ["CapturedSteps"]
+
+
+class CapturedSteps:
+    """The steps of one engine that are bound by launches, and of whose shape enough came."""
+
+    def __init__(self, engine: CausalEngine):
+        self.engine = engine
+        self.replays = Replays()
+        self.offloader: Offloader | None = None
+        self._bound_by_launches: dict[tuple[int, int], bool] = {}
+
+    def loss(
+        self, ids: Tensor | None, call: Call, targets: Tensor, items: Tensor | int | None
+    ) -> Tensor | None:
+        """The loss of a captured step of this shape; None when the step has to run as usual."""
+        seqs = call.seqs
+        if ids is None or not ids.is_cuda or not self._may_replay(ids.numel(), seqs.length):
+            return None
+        inputs = {"input_ids": ids, "targets": targets.to(ids.device)}
+        count = (inputs["targets"] != -100).sum() if items is None else items
+        inputs["items"] = torch.as_tensor(count, dtype=torch.float32, device=ids.device)
+        if call.position_ids is not None:
+            inputs["position_ids"] = call.position_ids
+        if seqs.packed:
+            inputs["cu_seqlens"] = _pad_edges(seqs.cu_seqlens)
+        longest = next_power_of_2(seqs.length) if seqs.packed else seqs.length
+        plan = self.engine.plan(ids.numel(), longest)
+        bound = self.engine.bound()
+        shape = tuple((name, tuple(tensor.shape)) for name, tensor in inputs.items())
+        places = tuple(p.data_ptr() for p in bound.parameters)
+        key = (shape, longest, id(bound), id(plan), places)
+        replay: Replay | None = self.replays.get(
+            key, bound.parameters, inputs, partial(self._step, plan, longest)
+        )
+        return None if replay is None else replay.run(inputs)
+
+    def make_way(self, targets: Tensor) -> None:
+        """Before a step that isn't captured: what graphs hold and it may want, it gets."""
+        if not torch.is_grad_enabled():
+            return
+        self.replays.give_way(targets.numel(), targets.device)
+        if self.offloader is not None and not len(self.replays):
+            torch.cuda.synchronize(targets.device)  # the last of them may still be copying
+            if self.engine.offloader is not None:
+                self.engine.offloader.memory.adopt(self.offloader.memory)
+            self.offloader = None
+
+    def forget(self) -> None:
+        """What was captured goes, and its memory with it."""
+        self.replays.clear()
+        self.offloader = None
+
+    def _may_replay(self, tokens: int, length: int) -> bool:
+        engine, settings = self.engine, self.engine.settings
+        if not settings.cuda_graphs or not torch.is_grad_enabled():
+            return False
+        if (tokens, length) not in self._bound_by_launches:
+            weight = engine.base.norm.weight
+            self._bound_by_launches[tokens, length] = settings.captures(engine.config, tokens, length, weight)
+        if not self._bound_by_launches[tokens, length]:
+            return False
+        outside = (engine.base.embed_tokens.weight, engine.base.norm.weight, engine.head().weight)
+        if engine.trains_weights() or any(p.requires_grad for p in outside):
+            return False
+        return not torch.cuda.is_current_stream_capturing()
+
+    def _step(self, plan: StackPlan, longest: int, buffers: list[Tensor]) -> CausalStep:
+        """A step to be captured. Host memory that graphs write to is no other step's, so that they have their own: at
+        first what earlier steps took, of whose shape most that follow will be."""
+        usual = self.engine.offloader_for(plan.policies, buffers[0])
+        if usual is None:
+            return CausalStep(self.engine, plan, longest, buffers)
+        if self.offloader is None:
+            self.offloader = Offloader(usual.device, captured=True)
+            self.offloader.memory.adopt(usual.memory)
+        return CausalStep(self.engine, plan, longest, buffers, self.offloader)
+
+
+def _pad_edges(cu_seqlens: Tensor) -> Tensor:
+    """cu_seqlens with empty sequences at the end, up to a power of two, so that few shapes are captured."""
+    size = next_power_of_2(cu_seqlens.numel())
+    return torch.cat([cu_seqlens, cu_seqlens[-1:].expand(size - cu_seqlens.numel())])

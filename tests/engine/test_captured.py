@@ -1,0 +1,111 @@
+"""Steps that are replayed give what autograd gives, whatever comes between. Here a replay runs the step once more, on
+the CPU; tests/engine/test_gpu.py has the same with graphs."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from families import adapted_model, batch, step, worst
+
+from sloth_nb.engine import graphs
+from sloth_nb.engine.graphs import Replay
+from sloth_nb.engine.rules import Settings
+from sloth_nb.models.install import engine_of, install
+
+
+class OnACard(torch.Tensor):
+    """Ids that say they are on a card."""
+
+    is_cuda = True
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+
+class RunAgain(Replay):
+    """Where a graph is replayed the step runs."""
+
+    def _capture(self, step):
+        self.taken, self._dloss = 0, torch.ones(())
+
+        def forward():
+            with torch.no_grad():
+                self._loss = step.forward(self.inputs)
+
+        def backward():
+            with torch.no_grad():
+                step.backward(self._dloss)
+
+        self._forward, self._backward = SimpleNamespace(replay=forward), SimpleNamespace(replay=backward)
+
+
+@pytest.fixture
+def capturing(monkeypatch):
+    monkeypatch.setattr(graphs, "Replay", RunAgain)
+    monkeypatch.setattr(graphs, "unreserved", lambda device: 1 << 40)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(Settings, "captures", lambda *args: True)
+
+
+def on_a_card(inputs):
+    return inputs | {"input_ids": inputs["input_ids"].as_subclass(OnACard)}
+
+
+def packed(*lengths):
+    inputs = batch(1, sum(lengths), seed=len(lengths))
+    positions = torch.cat([torch.arange(n) for n in lengths])[None]
+    edges = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    told = {"cu_seq_lens_q": edges, "cu_seq_lens_k": edges, "max_length_q": 32, "max_length_k": 32}
+    return inputs | told | {"position_ids": positions}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3"])
+def test_replayed_steps_of_several_shapes_give_the_gradients_of_autograd(family, capturing):
+    model = adapted_model(family)
+    batches = [batch(seed=1), batch(seed=2), batch(2, 23), batch(3, 7), packed(5, 9, 18), packed(30, 2, 1)]
+    install(model, True, cuda_graphs=False)
+    wanted = [step(model, **inputs) for inputs in batches]
+    install(model, True)
+    for _ in range(4):
+        for inputs, (loss, grads) in zip(batches, wanted, strict=True):
+            got_loss, got = step(model, **on_a_card(inputs))
+            assert abs(float(got_loss - loss)) < 1e-5 and worst(got, grads) < 1e-5
+    assert len(engine_of(model).captured.replays) == 4
+
+
+def test_two_forwards_that_wait_for_their_backward_do_not_share_a_replay(capturing):
+    model, (first, second) = adapted_model("llama"), (batch(seed=1), batch(2, 23))
+    install(model, True, cuda_graphs=False)
+    model.zero_grad(set_to_none=True)
+    (model(**first).loss + model(**second).loss).backward()
+    wanted = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    install(model, True)
+    for _ in range(3):
+        step(model, **on_a_card(first))
+        step(model, **on_a_card(second))
+    assert len(engine_of(model).captured.replays) == 2
+    model.zero_grad(set_to_none=True)
+    (model(**on_a_card(first)).loss + model(**on_a_card(second)).loss).backward()
+    got = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert worst(got, wanted) < 1e-5
+
+
+def test_what_is_captured_goes_when_a_longer_step_has_no_room_and_when_plans_are_made_anew(
+    capturing, monkeypatch
+):
+    model = adapted_model("llama")
+    install(model, True)
+    captured = engine_of(model).captured
+    for _ in range(3):
+        step(model, **on_a_card(batch()))
+    next(iter(captured.replays._captured.values())).taken = 1 << 30
+    monkeypatch.setattr(graphs, "unreserved", lambda device: 1 << 30)
+    step(model, **on_a_card(batch(1, 30)))
+    assert len(captured.replays) == 1
+    step(model, **on_a_card(batch(2, 40)))
+    assert len(captured.replays) == 0
+    engine_of(model).forget_plans()
+    for _ in range(3):
+        step(model, **on_a_card(batch()))
+    assert len(captured.replays) == 1
