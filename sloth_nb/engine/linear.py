@@ -138,6 +138,15 @@ class Group:
         self.a: Tensor | None = None
         self.b: list[Tensor | None] = []
 
+    @classmethod
+    def of(cls, module: nn.Module, names: tuple[str, ...]) -> "Group":
+        """The module's projections of these names.
+
+        Raises:
+            Unsupported: as ``Projection.of`` does.
+        """
+        return cls([Projection.of(name, module.get_submodule(name)) for name in names])
+
     def parameters(self) -> list[nn.Parameter]:
         return [p for projection in self.projections for p in projection.parameters()]
 
@@ -168,6 +177,10 @@ class Group:
     def grad_buffer(self, tokens: int, like: Tensor) -> Tensor:
         """(tokens, out + room), for the group's output or its gradient."""
         return like.new_empty(tokens, self.out_features + self.room)
+
+    def fitted(self, dy: Tensor) -> Tensor:
+        """A gradient that has columns beside it, with as many of them as the group uses: all, or none."""
+        return dy if self.room else dy[:, : self.out_features]
 
     def weights(self, dtype: torch.dtype) -> Weights:
         """Dequantises into one buffer (released with the returned object); dense weights are used where they lie."""

@@ -99,7 +99,7 @@ class Segment:
                 passed=partial(self._passed, i, tape, ahead),
             )  # fmt: skip
             del tape
-        hidden = self.stack.layers[self.span.start].qkv.in_features
+        hidden = self.stack.layers[self.span.start].width
         return (dx[:, :hidden] if need_input else None), grads.result()
 
     def _passed(self, i: int, tape: Tape, ahead: bool, part: str) -> None:

@@ -83,7 +83,7 @@ class Report:
 def _projections(layers: list) -> str:
     kinds: dict[str, int] = {}
     for layer in layers:
-        for group in (layer.qkv, layer.output, layer.gate_up, layer.down):
+        for group in layer.groups:
             for p in group.projections:
                 name = f"LoRA over {p.kind}" if p.rank else p.kind
                 kinds[name] = kinds.get(name, 0) + 1

@@ -160,12 +160,12 @@ def test_a_second_backward_through_one_forward_is_refused_by_name():
 
 
 def test_a_wrong_backward_would_be_seen(monkeypatch):
-    from sloth_nb.engine import layer
+    from sloth_nb.engine import norm
 
     model, inputs = adapted_model("llama"), batch()
     _, wanted = step(model, **inputs)
     install(model)
-    right = layer.rms_norm_backward
-    monkeypatch.setattr(layer, "rms_norm_backward", lambda *a, **k: right(a[0] * (1 + 1e-4), *a[1:], **k))
+    right = norm.rms_norm_backward
+    monkeypatch.setattr(norm, "rms_norm_backward", lambda *a, **k: right(a[0] * (1 + 1e-4), *a[1:], **k))
     _, grads = step(model, **inputs)
     assert worst(grads, wanted) > GRAD
