@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from sloth_nb_kernels.launch import next_power_of_2
 from torch import Tensor
 
 from .batching import Call
+from .decoder import Decoder
 from .graphs import Replay, Replays
 from .offload import Offloader
 from .rules import StackPlan
 from .step import CausalStep
 
-if TYPE_CHECKING:
-    from .causal import CausalEngine
-
 __all__ = ["CapturedSteps"]
 
 
 class CapturedSteps:
-    """The steps of one engine that are bound by launches, and of whose shape enough came."""
+    """The steps of one model that are bound by launches, and of whose shape enough came."""
 
-    def __init__(self, engine: CausalEngine):
-        self.engine = engine
+    def __init__(self, decoder: Decoder):
+        self.decoder = decoder
         self.replays = Replays()
         self.offloader: Offloader | None = None
         self._bound_by_launches: dict[tuple[int, int], bool] = {}
@@ -45,8 +42,8 @@ class CapturedSteps:
         if seqs.packed:
             inputs["cu_seqlens"] = _pad_edges(seqs.cu_seqlens)
         longest = next_power_of_2(seqs.length) if seqs.packed else seqs.length
-        plan = self.engine.plan(ids.numel(), longest)
-        bound = self.engine.bound()
+        plan = self.decoder.plan(ids.numel(), longest)
+        bound = self.decoder.bound()
         shape = tuple((name, tuple(tensor.shape)) for name, tensor in inputs.items())
         places = tuple(p.data_ptr() for p in bound.parameters)
         key = (shape, longest, id(bound), id(plan), places)
@@ -62,8 +59,8 @@ class CapturedSteps:
         self.replays.give_way(targets.numel(), targets.device)
         if self.offloader is not None and not len(self.replays):
             torch.cuda.synchronize(targets.device)  # the last of them may still be copying
-            if self.engine.offloader is not None:
-                self.engine.offloader.memory.adopt(self.offloader.memory)
+            if self.decoder.offloader is not None:
+                self.decoder.offloader.memory.adopt(self.offloader.memory)
             self.offloader = None
 
     def forget(self) -> None:
@@ -72,29 +69,31 @@ class CapturedSteps:
         self.offloader = None
 
     def _may_replay(self, tokens: int, length: int) -> bool:
-        engine, settings = self.engine, self.engine.settings
+        decoder, settings = self.decoder, self.decoder.settings
         if not settings.cuda_graphs or not torch.is_grad_enabled():
             return False
         if (tokens, length) not in self._bound_by_launches:
-            weight = engine.base.norm.weight
-            self._bound_by_launches[tokens, length] = settings.captures(engine.config, tokens, length, weight)
+            weight = decoder.base.norm.weight
+            self._bound_by_launches[tokens, length] = settings.captures(
+                decoder.config, tokens, length, weight
+            )
         if not self._bound_by_launches[tokens, length]:
             return False
-        outside = (engine.base.embed_tokens.weight, engine.base.norm.weight, engine.head().weight)
-        if engine.trains_weights() or any(p.requires_grad for p in outside):
+        outside = (decoder.base.embed_tokens.weight, decoder.base.norm.weight, decoder.head().weight)
+        if decoder.trains_weights() or any(p.requires_grad for p in outside):
             return False
         return not torch.cuda.is_current_stream_capturing()
 
     def _step(self, plan: StackPlan, longest: int, buffers: list[Tensor]) -> CausalStep:
         """A step to be captured. Host memory that graphs write to is no other step's, so that they have their own: at
         first what earlier steps took, of whose shape most that follow will be."""
-        usual = self.engine.offloader_for(plan.policies, buffers[0])
+        usual = self.decoder.offloader_for(plan.policies, buffers[0])
         if usual is None:
-            return CausalStep(self.engine, plan, longest, buffers)
+            return CausalStep(self.decoder, plan, longest, buffers)
         if self.offloader is None:
             self.offloader = Offloader(usual.device, captured=True)
             self.offloader.memory.adopt(usual.memory)
-        return CausalStep(self.engine, plan, longest, buffers, self.offloader)
+        return CausalStep(self.decoder, plan, longest, buffers, self.offloader)
 
 
 def _pad_edges(cu_seqlens: Tensor) -> Tensor:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from sloth_nb_kernels.linear_cross_entropy import linear_cross_entropy_forward
 from sloth_nb_kernels.rms_norm import rms_norm_backward, rms_norm_forward
 from torch import Tensor
 
 from .batching import Call
+from .decoder import Decoder
 from .offload import Offloader
 from .rules import StackPlan
 from .sequences import Sequences
 from .stack import Segment, Stack
-
-if TYPE_CHECKING:
-    from .causal import CausalEngine
 
 __all__ = ["CausalStep"]
 
@@ -30,44 +26,44 @@ class CausalStep:
 
     def __init__(
         self,
-        engine: CausalEngine,
+        decoder: Decoder,
         plan: StackPlan,
         longest: int,
         buffers: list[Tensor],
         offloader: Offloader | None = None,
     ):
-        self.engine, self.plan, self.longest, self.buffers = engine, plan, longest, buffers
+        self.decoder, self.plan, self.longest, self.buffers = decoder, plan, longest, buffers
         self.offloader = offloader
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        engine, ids = self.engine, inputs["input_ids"]
+        decoder, ids = self.decoder, inputs["input_ids"]
         cu_seqlens = inputs.get("cu_seqlens")
         if cu_seqlens is None:
             seqs = Sequences(*ids.shape)
         else:
             seqs = Sequences(1, self.longest, cu_seqlens, ids.numel())
-        batch = engine.batch(Call(seqs, inputs.get("position_ids")), ids.shape[1], ids.device, self.plan)
-        stack = Stack(engine.layers(), self.plan.policies, self.offloader)
+        batch = decoder.batch(Call(seqs, inputs.get("position_ids")), ids.shape[1], ids.device, self.plan)
+        stack = Stack(decoder.layers(), self.plan.policies, self.offloader)
         self._segment = Segment(stack, batch, range(len(stack.layers)), self.buffers)
-        self._x = self._segment.forward(engine.base.embed_tokens(ids).flatten(0, 1))
-        spec, weight = engine.specs[0], engine.base.norm.weight
+        self._x = self._segment.forward(decoder.base.embed_tokens(ids).flatten(0, 1))
+        spec, weight = decoder.specs[0], decoder.base.norm.weight
         self._buffer = self._segment.grad_buffer(ids.numel(), self._x)
         normed, self._rstd = rms_norm_forward(
             self._x, weight, spec.eps, zero_centred=spec.zero_centred, out=self._narrow()
         )
         result = linear_cross_entropy_forward(
             normed,
-            engine.head().weight,
+            decoder.head().weight,
             inputs["targets"].flatten(),
-            softcap=engine.softcap,
-            chunk_bytes=engine.settings.loss_chunk_bytes,
+            softcap=decoder.softcap,
+            chunk_bytes=decoder.settings.loss_chunk_bytes,
             out=normed if normed.is_cuda else None,  # on a CPU masked rows are left out, and need their zeros
         )
         self._dhidden, self._items = result.hidden_grad, inputs["items"]
         return result.loss / self._items
 
     def backward(self, dloss: Tensor) -> None:
-        spec, weight = self.engine.specs[0], self.engine.base.norm.weight
+        spec, weight = self.decoder.specs[0], self.decoder.base.norm.weight
         dhidden = self._dhidden.mul_(dloss / self._items)
         rms_norm_backward(
             dhidden, self._x, weight, self._rstd, zero_centred=spec.zero_centred, out=self._narrow()
