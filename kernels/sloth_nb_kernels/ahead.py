@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +23,44 @@ from torch import Tensor
 
 from .launch import triton
 
-__all__ = ["compile_for", "request", "variant"]
+__all__ = ["ask", "begin_compiling", "compile_for", "finish_compiling", "request", "variant"]
 
 _MOST_THREADS = 4
+_UNDER_WAY: list[subprocess.Popen] = []
 # Kernel, arguments (a tensor's dtype in its place), options.
 Variants = dict[Any, list[tuple[list[Any], dict[str, Any]]]]
+
+
+def begin_compiling() -> subprocess.Popen | None:
+    """Starts the process that compiles: it imports what it needs, and waits to be asked. None: it can't be started, as
+    where Python runs within another program."""
+    if not sys.executable:
+        return None
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "sloth_nb_kernels.ahead"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(sys.path)},
+            start_new_session=True,  # an interrupt is not meant for it
+        )
+    except OSError:
+        return None
+
+
+def ask(process: subprocess.Popen, asked: bytes) -> None:
+    """Hands a ``request`` to the process that compiles; of nothing, b"", it ends."""
+    with suppress(OSError), process.stdin as told:  # it may have ended
+        told.write(asked)
+    _UNDER_WAY.append(process)
+
+
+def finish_compiling(seconds: float = 30.0) -> None:
+    """Waits for the processes that were asked to compile, so that no kernel is compiled twice at the same time."""
+    while _UNDER_WAY:
+        with suppress(subprocess.TimeoutExpired):
+            _UNDER_WAY.pop().wait(seconds)
 
 
 def variant(kernel: Any, args: Sequence[Any], meta: dict[str, Any]) -> tuple:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from sloth_nb_kernels.ahead import finish_compiling
 from sloth_nb_kernels.linear_cross_entropy import linear_cross_entropy
 from sloth_nb_kernels.rms_norm import rms_norm
 from torch import Tensor, nn
@@ -81,6 +82,7 @@ class CausalEngine(Decoder):
         """In place of the decoder's forward: hidden states, without a cache."""
         if args:
             return original(*args, **kwargs)
+        finish_compiling()
         try:
             hidden = self._hidden_of(self._read(kwargs))
         except NotForEngine as reason:
@@ -93,6 +95,7 @@ class CausalEngine(Decoder):
         labels = kwargs.get("labels")
         if args or (labels is None and kwargs.get("shift_labels") is None):
             return original(*args, **kwargs)
+        finish_compiling()
         arguments = dict(kwargs)
         labels, shifted = arguments.pop("labels", None), arguments.pop("shift_labels", None)
         items, positions = arguments.pop("num_items_in_batch", None), arguments.pop("logits_to_keep", 0)

@@ -5,17 +5,14 @@ compiled by a process of its own meanwhile, not one after the other in the first
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
-import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from sloth_nb_kernels import AdamW8bitStep, Moments, Rates
 from sloth_nb_kernels.adamw_8bit import BLOCK
-from sloth_nb_kernels.ahead import request
+from sloth_nb_kernels.ahead import ask, begin_compiling, request
 from sloth_nb_kernels.launch import HAS_TRITON, INTERPRETED, pretend
 
 import sloth_nb
@@ -25,8 +22,6 @@ __all__ = ["Rehearsal", "step_launches"]
 
 # Whatever the batch, its rows are most often a multiple of 16, which is all that a kernel is compiled for.
 _LENGTH, _RANK, _LAYERS = 2048, 16, 2
-# Processes that may still be at it, so that each is waited for once it has ended.
-_BEGUN: list[subprocess.Popen] = []
 
 
 def step_launches(
@@ -82,24 +77,12 @@ class Rehearsal:
     def __init__(self, *asked: object):
         """``asked``: what makes the step, as the user said it, so that it is known before any config is read."""
         self._process: subprocess.Popen | None = None
-        if not HAS_TRITON or INTERPRETED or not torch.cuda.is_available() or not sys.executable:
+        if not HAS_TRITON or INTERPRETED or not torch.cuda.is_available():
             return
         self._done = _mark(asked)
         if self._done.exists():
             return
-        _BEGUN[:] = [process for process in _BEGUN if process.poll() is None]
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "sloth_nb_kernels.ahead"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(sys.path)},
-                start_new_session=True,  # an interrupt is not meant for it
-            )
-        except OSError:
-            return
-        _BEGUN.append(self._process)
+        self._process = begin_compiling()
 
     def __enter__(self) -> Rehearsal:
         return self
@@ -113,14 +96,14 @@ class Rehearsal:
             launches = step_launches(config, method=method, dtype=dtype, capability=capability)
         except Exception:  # what can't be rehearsed can still be trained
             return
-        with suppress(OSError), self._process.stdin as asked:  # which may have ended
-            asked.write(request(launches, capability))
+        process, self._process = self._process, None
+        ask(process, request(launches, capability))
         self._done.parent.mkdir(parents=True, exist_ok=True)
         self._done.touch()
 
     def __exit__(self, *_: object) -> None:
-        if self._process is not None:  # asked for nothing, it ends
-            self._process.stdin.close()
+        if self._process is not None:
+            ask(self._process, b"")
 
 
 def _mark(asked: tuple[object, ...]) -> Path:
