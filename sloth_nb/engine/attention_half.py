@@ -19,9 +19,9 @@ class AttentionHalf:
     def __init__(self, module: nn.Module, spec: LayerSpec):
         self.spec = spec
         self.qkv, self.output = Group.of(module, spec.qkv), Group.of(module, (spec.output,))
-        norm = Norm.of(module, spec.attention_norm, spec)
-        assert norm is not None
-        self.norm, self.post_norm = norm, Norm.of(module, spec.attention_post_norm, spec)
+        self.norm = Norm.of(module, spec.attention_norm, spec)
+        post_norm = spec.attention_post_norm
+        self.post_norm = None if post_norm is None else Norm.of(module, post_norm, spec)
         self.query_norm, self.key_norm = (
             None if name is None else module.get_submodule(name).weight
             for name in (spec.query_norm, spec.key_norm)

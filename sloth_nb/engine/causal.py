@@ -57,6 +57,7 @@ class CausalEngine(Decoder):
 
     def hidden(self, embeddings: Tensor, call: Call) -> Tensor:
         """(batch, length, hidden) embeddings → hidden states after the last norm."""
+        finish_compiling()
         batch, length = embeddings.shape[:2]
         plan = self.plan(batch * length, call.seqs.length)
         offloader = self.offloader_for(plan.policies, embeddings)
@@ -82,7 +83,6 @@ class CausalEngine(Decoder):
         """In place of the decoder's forward: hidden states, without a cache."""
         if args:
             return original(*args, **kwargs)
-        finish_compiling()
         try:
             hidden = self._hidden_of(self._read(kwargs))
         except NotForEngine as reason:
@@ -95,7 +95,6 @@ class CausalEngine(Decoder):
         labels = kwargs.get("labels")
         if args or (labels is None and kwargs.get("shift_labels") is None):
             return original(*args, **kwargs)
-        finish_compiling()
         arguments = dict(kwargs)
         labels, shifted = arguments.pop("labels", None), arguments.pop("shift_labels", None)
         items, positions = arguments.pop("num_items_in_batch", None), arguments.pop("logits_to_keep", 0)

@@ -24,9 +24,9 @@ class MlpHalf:
     def __init__(self, module: nn.Module, spec: LayerSpec):
         self.spec = spec
         self.gate_up, self.down = Group.of(module, spec.gate_up), Group.of(module, (spec.down,))
-        norm = Norm.of(module, spec.mlp_norm, spec)
-        assert norm is not None
-        self.norm, self.post_norm = norm, Norm.of(module, spec.mlp_post_norm, spec)
+        self.norm = Norm.of(module, spec.mlp_norm, spec)
+        post_norm = spec.mlp_post_norm
+        self.post_norm = None if post_norm is None else Norm.of(module, post_norm, spec)
 
     def forward(self, y: Tensor, out: Tensor, batch: Batch, tape: Tape, *, keeps: bool) -> None:
         """(tokens, hidden) → (tokens, hidden), written into ``out``, which may be y.

@@ -19,8 +19,8 @@ class Norm:
         self.weight, self.spec = weight, spec
 
     @classmethod
-    def of(cls, module: nn.Module, name: str | None, spec: LayerSpec) -> Norm | None:
-        return None if name is None else cls(module.get_submodule(name).weight, spec)
+    def of(cls, module: nn.Module, name: str, spec: LayerSpec) -> Norm:
+        return cls(module.get_submodule(name).weight, spec)
 
     def forward(self, x: Tensor, into: Group | None = None) -> tuple[Tensor, Tensor]:
         """x's norm, as the input of the group ``into`` when given, and the reciprocals that its backward takes."""

@@ -135,7 +135,8 @@ def load(
         HardwareError: a device that isn't there, or too little memory.
     """
     arguments.settle(locals(), arguments.LOADING)
-    with Rehearsal(model_name, revision, dtype, load_in_4bit, load_in_8bit, full_finetuning) as rehearsal:
+    chosen = dtype, load_in_4bit, load_in_8bit, load_in_16bit, full_finetuning, text_only, kwargs
+    with Rehearsal(model_name, revision, *chosen) as rehearsal:
         _import_libraries()
         if args:
             raise ModelError(
