@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from .elementary import tanh
 from .launch import launch, next_power_of_2, runs_triton, tl, triton
+from .once import once
 from .shapes import wide
 
 __all__ = [
@@ -119,7 +120,6 @@ def _kernel(
         tl.store(ENTROPIES + row, tl.where(trained, entropy, 0.0))
         tl.store(CORRECT + row, tl.where(trained & (at >= top), 1.0, 0.0))
     if WITH_GRAD:
-        factor = tl.where(trained, scale, 0.0)
         for start in range(0, vocab, BLOCK):
             col = start + tl.arange(0, BLOCK)
             mask = col < vocab
@@ -131,7 +131,8 @@ def _kernel(
                 grad -= tl.where(col == target, 1.0, 0.0)
             if SOFTCAP:
                 grad *= 1.0 - (z / softcap) * (z / softcap)
-            tl.store(GRAD + col, (grad * factor).to(GRAD.dtype.element_ty), mask=mask)
+            grad = tl.where(trained, grad * scale, 0.0)  # of a row that isn't, whatever stands there
+            tl.store(GRAD + col, grad.to(GRAD.dtype.element_ty), mask=mask)
 
 
 class RowStatistics(NamedTuple):
@@ -236,7 +237,7 @@ def _torch(
             p.scatter_add_(1, column, p.new_full((), smoothing - 1.0).expand_as(column))
             if softcap is not None:
                 p *= 1 - (z / softcap).square_()
-            grad_out[i : i + step].copy_(p.mul_(mask[:, None] * scale))
+            grad_out[i : i + step].copy_(p.mul_(scale).masked_fill_(~mask[:, None], 0.0))
     columns = (
         [torch.cat(list(column)) for column in zip(*parts, strict=True)]
         if parts
@@ -266,6 +267,7 @@ class _CrossEntropy(torch.autograd.Function):
         return cross_entropy_forward(logits, targets, grad_out=grad, **options).loss
 
     @staticmethod
+    @once
     def backward(ctx: Any, dloss: Tensor) -> Any:
         if ctx.grad is None:
             raise RuntimeError("the loss keeps one gradient and has given it away: run the forward again")

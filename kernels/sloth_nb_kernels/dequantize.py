@@ -178,7 +178,7 @@ def dequantize_int8(
     rows, columns = quantised.shape
     launch(
         _int8_kernel, (triton.cdiv(rows, 4), triton.cdiv(columns, 1024)),
-        quantised, scale, out, quantised.stride(0), out.stride(0), rows, columns,
+        quantised, scale.contiguous(), out, quantised.stride(0), out.stride(0), rows, columns,
         ROWS=4, BLOCK=1024, num_warps=4,
     )  # fmt: skip
     return out

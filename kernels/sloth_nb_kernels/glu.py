@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from .elementary import gelu, gelu_slope, gelu_tanh, gelu_tanh_slope, silu, silu_slope
 from .launch import launch, runs_triton, tl, triton
+from .once import once
 from .shapes import rows_of, target_rows
 
 __all__ = ["Activation", "glu", "glu_backward", "glu_forward", "glu_reference", "split_gate_up"]
@@ -182,6 +183,7 @@ class _GLU(torch.autograd.Function):
         return glu_forward(gate, up, activation)
 
     @staticmethod
+    @once
     def backward(ctx: Any, dh: Tensor) -> Any:
         gate, up = ctx.saved_tensors
         dgate, dup = glu_backward(dh, gate, up, ctx.activation)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .launch import launch, programs, row_tile, runs_triton, tl, triton
+from .once import once
 from .rms_norm import WIDEST
 from .shapes import rows_of, target_rows, wide
 
@@ -105,7 +106,7 @@ def layer_norm_forward(
     tile = row_tile(n)
     launch(
         _forward_kernel, (triton.cdiv(x2.shape[0], tile["ROWS"]),),
-        x2, x2 if weight is None else weight, x2 if bias is None else bias, y2, mean, rstd,
+        x2, *(x2 if one is None else one.contiguous() for one in (weight, bias)), y2, mean, rstd,
         x2.stride(0), y2.stride(0), x2.shape[0], n, eps,
         HAS_W=weight is not None, HAS_B=bias is not None, **tile,
     )  # fmt: skip
@@ -159,7 +160,7 @@ def layer_norm_backward(
     partial = torch.empty((count, 2, n) if weight_grad else (1,), dtype=torch.float32, device=x.device)
     launch(
         _backward_kernel, (count,),
-        dy2, x2, x2 if weight is None else weight, mean, rstd, dx2, partial,
+        dy2, x2, x2 if weight is None else weight.contiguous(), mean.contiguous(), rstd.contiguous(), dx2, partial,
         dy2.stride(0), x2.stride(0), dx2.stride(0), x2.shape[0], each, n,
         HAS_W=weight is not None, ADD=add, WEIGHT=weight_grad, **tile,
     )  # fmt: skip
@@ -196,6 +197,7 @@ class _LayerNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight, mean, rstd = ctx.saved_tensors
         _, want_w, want_b, _ = ctx.needs_input_grad

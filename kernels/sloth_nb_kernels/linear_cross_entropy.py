@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .cross_entropy import RowStatistics, cross_entropy_forward, cross_entropy_reference
 from .launch import on_gpu
+from .once import once
 from .products import product
 from .shapes import accumulator
 
@@ -201,6 +202,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return result.loss
 
     @staticmethod
+    @once
     def backward(ctx: Any, dloss: Tensor) -> Any:
         if ctx.grads is None:
             raise RuntimeError("the loss keeps one gradient and has given it away: run the forward again")

@@ -16,6 +16,7 @@ from torch import Tensor
 from .cross_entropy import load_z, logits_to_z, row_statistics, vocab_tile
 from .launch import launch, runs_triton, tl, triton
 from .linear_cross_entropy import CHUNK_BYTES, accumulate_product, check_head, chunk_rows
+from .once import once
 from .shapes import accumulator
 
 __all__ = [
@@ -248,6 +249,7 @@ class _LinearLogProbs(torch.autograd.Function):
         return result.log_probs, result.entropy
 
     @staticmethod
+    @once
     def backward(ctx: Any, dlog_probs: Tensor | None, dentropy: Tensor | None) -> Any:
         hidden, weight, bias, targets, *saved = ctx.saved_tensors
         if dlog_probs is None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .dequantize import dequantize_int8, dequantize_nf4
+from .once import once
 
 __all__ = [
     "LoraSaved",
@@ -234,6 +235,7 @@ class _Lora(torch.autograd.Function):
         return tuple(ys)
 
     @staticmethod
+    @once
     def backward(ctx: Any, *dys: Tensor) -> Any:
         count, needs = len(ctx.projections), ctx.needs_input_grad
         x, *tensors = ctx.saved_tensors

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .glu import Activation, glu_backward, glu_forward, glu_reference
 from .lora import LoraSaved, Projection, ProjectionGrads, lora_backward, lora_forward, lora_reference
+from .once import once
 
 __all__ = ["lora_mlp", "lora_mlp_reference"]
 
@@ -44,6 +45,7 @@ class _LoraMLP(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once
     def backward(ctx: Any, dy: Tensor) -> Any:
         if ctx.gate_up is None:
             raise RuntimeError("the backward overwrote what the forward kept: run the forward again")

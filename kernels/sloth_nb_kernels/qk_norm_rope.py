@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .launch import launch, next_power_of_2, programs, runs_triton, tl, triton
+from .once import once
 from .rms_norm import reciprocal_rms, rms_norm_backward, rms_norm_forward, rms_norm_reference
 from .rope import (
     check_rope,
@@ -256,7 +257,8 @@ def qk_norm_rope_forward(
     tokens, q_heads, dim = q.shape
     launch(
         _forward_kernel, (tokens,),
-        q, k, q_weight, k_weight, q_out, k_out, cos, sin, cos if positions is None else positions,
+        q, k, q_weight.contiguous(), k_weight.contiguous(), q_out, k_out, cos, sin,
+        cos if positions is None else positions,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1),
         q_out.stride(0), q_out.stride(1), k_out.stride(0), k_out.stride(1), cos.stride(0), sin.stride(0),
         cos.shape[0], q_heads, k.shape[1], half, dim, eps,
@@ -311,9 +313,10 @@ def qk_norm_rope_backward(
     partial = torch.empty((count, 2, dim) if weight_grad else (1,), dtype=torch.float32, device=q.device)
     launch(
         _backward_kernel, (count,),
-        dq, dk, q, k, q_weight, k_weight, dq_out, dk_out, partial, cos, sin, cos if positions is None else
-        positions, dq.stride(0), dq.stride(1), dk.stride(0), dk.stride(1), q.stride(0), q.stride(1),
-        k.stride(0), k.stride(1), dq_out.stride(0), dq_out.stride(1), dk_out.stride(0), dk_out.stride(1),
+        dq, dk, q, k, q_weight.contiguous(), k_weight.contiguous(), dq_out, dk_out, partial, cos, sin,
+        cos if positions is None else positions,
+        dq.stride(0), dq.stride(1), dk.stride(0), dk.stride(1), q.stride(0), q.stride(1), k.stride(0), k.stride(1),
+        dq_out.stride(0), dq_out.stride(1), dk_out.stride(0), dk_out.stride(1),
         cos.stride(0), sin.stride(0), cos.shape[0], tokens, each, q_heads, k.shape[1], half, dim, eps,
         ZERO_CENTRED=zero_centred, HAS_POSITIONS=positions is not None, WEIGHT=weight_grad, **_tile(q, k,
         half),
@@ -373,6 +376,7 @@ class _QKNormRope(torch.autograd.Function):
         )
 
     @staticmethod
+    @once
     def backward(ctx: Any, dq: Tensor, dk: Tensor) -> Any:
         q, k, q_weight, k_weight, cos, sin, positions = ctx.saved_tensors
         grads = qk_norm_rope_backward(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .launch import launch, programs, row_tile, runs_triton, tl, triton
+from .once import once
 from .shapes import accumulator, rows_of, target_rows, wide
 
 __all__ = [
@@ -175,7 +176,7 @@ def _forward(
     tile = row_tile(n)
     launch(
         _forward_kernel, (triton.cdiv(x2.shape[0], tile["ROWS"]),),
-        x2, other2, weight, y2, total2, rstd,
+        x2, other2, weight.contiguous(), y2, total2, rstd,
         x2.stride(0), other2.stride(0), y2.stride(0), total2.stride(0), x2.shape[0], n, eps,
         ADD=add, PLUS=plus is not None, ZERO_CENTRED=zero_centred, **tile,
     )  # fmt: skip
@@ -230,12 +231,12 @@ def rms_norm_backward(
     tile = row_tile(n)
     tiles = triton.cdiv(x2.shape[0], tile["ROWS"])
     count = programs(x, tiles) if weight_grad else tiles
-    each = triton.cdiv(tiles, count)
-    count = triton.cdiv(tiles, each) if tiles else 0
+    each = triton.cdiv(tiles, max(count, 1))
+    count = triton.cdiv(tiles, max(each, 1))
     partial = torch.empty((count, n) if weight_grad else (1,), dtype=torch.float32, device=x.device)
     launch(
         _backward_kernel, (count,),
-        dy2, x2, weight, rstd, dx2, dx2, partial,
+        dy2, x2, weight.contiguous(), rstd.contiguous(), dx2, dx2, partial,
         dy2.stride(0), x2.stride(0), dx2.stride(0), dx2.stride(0), x2.shape[0], each, n,
         ADD=add, WEIGHT=weight_grad, ZERO_CENTRED=zero_centred, **tile,
     )  # fmt: skip
@@ -288,6 +289,7 @@ class _RMSNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight, rstd = ctx.saved_tensors
         dx, dw = rms_norm_backward(
@@ -307,6 +309,7 @@ class _AddRMSNorm(torch.autograd.Function):
         return y, total
 
     @staticmethod
+    @once
     def backward(ctx: Any, dy: Tensor, dtotal: Tensor) -> Any:
         total, weight, rstd = ctx.saved_tensors
         # Cloned, since autograd may hand the same dtotal to somebody else.

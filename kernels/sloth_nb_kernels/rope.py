@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .launch import launch, next_power_of_2, runs_triton, tl, triton
+from .once import once
 
 __all__ = ["rope", "rope_backward", "rope_forward", "rope_reference"]
 
@@ -263,6 +264,7 @@ class _Rope(torch.autograd.Function):
         return rope_forward(q, k, cos, sin, positions)
 
     @staticmethod
+    @once
     def backward(ctx: Any, dq: Tensor, dk: Tensor | None) -> Any:
         cos, sin, positions = ctx.saved_tensors
         return *rope_backward(dq, dk, cos, sin, positions), None, None, None

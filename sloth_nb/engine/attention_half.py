@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .grads import Grads
 from .linear import Group
-from .norm import Norm
+from .norm import Norm, norm_weight
 from .spec import LayerSpec
 from .tape import Batch, Tape
 
@@ -23,8 +23,7 @@ class AttentionHalf:
         post_norm = spec.attention_post_norm
         self.post_norm = None if post_norm is None else Norm.of(module, post_norm, spec)
         self.query_norm, self.key_norm = (
-            None if name is None else module.get_submodule(name).weight
-            for name in (spec.query_norm, spec.key_norm)
+            None if name is None else norm_weight(module, name) for name in (spec.query_norm, spec.key_norm)
         )
 
     # -- forward --------------------------------------------------------------------------------------------------

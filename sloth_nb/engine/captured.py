@@ -9,10 +9,11 @@ from sloth_nb_kernels.launch import next_power_of_2
 from torch import Tensor
 
 from .batching import Call
-from .decoder import Decoder
+from .decoder import Bound, Decoder
 from .graphs import Replay, Replays
 from .offload import Offloader
 from .rules import StackPlan
+from .standing import hooked
 from .step import CausalStep
 
 __all__ = ["CapturedSteps"]
@@ -28,11 +29,11 @@ class CapturedSteps:
         self._bound_by_launches: dict[tuple[int, int], bool] = {}
 
     def loss(
-        self, ids: Tensor | None, call: Call, targets: Tensor, items: Tensor | int | None
+        self, ids: Tensor, call: Call, targets: Tensor, items: Tensor | int | None, bound: Bound
     ) -> Tensor | None:
         """The loss of a captured step of this shape; None when the step has to run as usual."""
         seqs = call.seqs
-        if ids is None or not ids.is_cuda or not self._may_replay(ids.numel(), seqs.length):
+        if not ids.is_cuda or not self._may_replay(ids.numel(), seqs.length, bound):
             return None
         inputs = {"input_ids": ids, "targets": targets.to(ids.device)}
         count = (inputs["targets"] != -100).sum() if items is None else items
@@ -43,12 +44,11 @@ class CapturedSteps:
             inputs["cu_seqlens"] = _pad_edges(seqs.cu_seqlens)
         longest = next_power_of_2(seqs.length) if seqs.packed else seqs.length
         plan = self.decoder.plan(ids.numel(), longest)
-        bound = self.decoder.bound()
         shape = tuple((name, tuple(tensor.shape)) for name, tensor in inputs.items())
-        places = tuple(p.data_ptr() for p in bound.parameters)
-        key = (shape, longest, id(bound), id(plan), places)
+        places = hash(tuple(tensor.data_ptr() for tensor in self.decoder.reads(bound)))
+        key = (shape, longest, bound, plan, places)
         replay: Replay | None = self.replays.get(
-            key, bound.parameters, inputs, partial(self._step, plan, longest)
+            key, bound.parameters, inputs, partial(self._step, plan, longest, bound)
         )
         return None if replay is None else replay.run(inputs)
 
@@ -56,9 +56,10 @@ class CapturedSteps:
         """Before a step that isn't captured: what graphs hold and it may want, it gets."""
         if not torch.is_grad_enabled():
             return
-        self.replays.give_way(targets.numel(), targets.device)
+        device = self.decoder.base.norm.weight.device
+        self.replays.give_way(targets.numel(), device)
         if self.offloader is not None and not len(self.replays):
-            torch.cuda.synchronize(targets.device)  # the last of them may still be copying
+            torch.cuda.synchronize(device)  # the last of them may still be copying
             if self.decoder.offloader is not None:
                 self.decoder.offloader.memory.adopt(self.offloader.memory)
             self.offloader = None
@@ -68,7 +69,7 @@ class CapturedSteps:
         self.replays.clear()
         self.offloader = None
 
-    def _may_replay(self, tokens: int, length: int) -> bool:
+    def _may_replay(self, tokens: int, length: int, bound: Bound) -> bool:
         decoder, settings = self.decoder, self.decoder.settings
         if not settings.cuda_graphs or not torch.is_grad_enabled():
             return False
@@ -79,21 +80,26 @@ class CapturedSteps:
             )
         if not self._bound_by_launches[tokens, length]:
             return False
-        outside = (decoder.base.embed_tokens.weight, decoder.base.norm.weight, decoder.head().weight)
-        if decoder.trains_weights() or any(p.requires_grad for p in outside):
+        if bound.trains_weights or decoder.trains_outside() or not bound.parameters:
+            return False
+        # Rotations that depend on the batch's longest sequence are made after a look at it, on the host.
+        if not decoder.rotations.static or hooked(decoder.base.embed_tokens):
             return False
         return not torch.cuda.is_current_stream_capturing()
 
-    def _step(self, plan: StackPlan, longest: int, buffers: list[Tensor]) -> CausalStep:
+    def _step(self, plan: StackPlan, longest: int, bound: Bound, buffers: list[Tensor]) -> CausalStep:
         """A step to be captured. Host memory that graphs write to is no other step's, so that they have their own: at
         first what earlier steps took, of whose shape most that follow will be."""
         usual = self.decoder.offloader_for(plan.policies, buffers[0])
         if usual is None:
-            return CausalStep(self.decoder, plan, longest, buffers)
-        if self.offloader is None:
+            return CausalStep(self.decoder, bound, plan, longest, buffers)
+        if self.offloader is None or not len(
+            self.replays
+        ):  # what a capture that failed left waiting is not waited for
+            first = self.offloader or usual
             self.offloader = Offloader(usual.device, captured=True)
-            self.offloader.memory.adopt(usual.memory)
-        return CausalStep(self.decoder, plan, longest, buffers, self.offloader)
+            self.offloader.memory.adopt(first.memory)
+        return CausalStep(self.decoder, bound, plan, longest, buffers, self.offloader)
 
 
 def _pad_edges(cu_seqlens: Tensor) -> Tensor:

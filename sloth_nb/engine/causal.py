@@ -4,7 +4,9 @@ It answers the calls that training makes. Whatever it doesn't (a cache, left pad
 model's own forward, and is counted with its reason.
 """
 
+import inspect
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,23 +17,48 @@ from sloth_nb_kernels.rms_norm import rms_norm
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from .batching import Call, NotForEngine, read_call
+from .batching import Call, LossNotForEngine, NotForEngine, read_call
 from .captured import CapturedSteps
-from .decoder import Decoder
+from .decoder import Bound, Decoder
+from .spec import Unsupported
 from .stack import Stack
+from .standing import hooked
 
 __all__ = ["CausalEngine", "FusedLossOutput"]
 
+# transformers' name of the shifted cross-entropy; None where a model has no say.
+_CAUSAL_LOSS = ("ForCausalLM", None)
+
 
 class FusedLossOutput(CausalLMOutputWithPast):
-    """A model output whose logits were never made; asking for them makes them."""
+    """A model output whose logits are made when somebody asks for them, by name, by place or as a tuple.
+
+    Its items are the loss alone: mixed precision walks through them at every step.
+    """
+
+    @classmethod
+    def of(cls, loss: Tensor, make_logits: Callable[[], Tensor]) -> "FusedLossOutput":
+        output = cls(loss=loss)
+        output.__dict__["_make_logits"] = make_logits
+        return output
+
+    def with_logits(self) -> "FusedLossOutput":
+        """The same, its logits made."""
+        make = self.__dict__.pop("_make_logits", None)
+        if make is not None:
+            self["logits"] = make()
+        return self
 
     def __getattribute__(self, name: str) -> Any:
-        value = super().__getattribute__(name)
-        if name == "logits" and value is None:
-            make = self.__dict__.get("_make_logits")
-            return make() if make else None
-        return value
+        if name == "logits" and "_make_logits" in super().__getattribute__("__dict__"):
+            self.with_logits()
+        return super().__getattribute__(name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return super(FusedLossOutput, self if key == "loss" else self.with_logits()).__getitem__(key)
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return super(FusedLossOutput, self.with_logits()).to_tuple()
 
 
 @dataclass
@@ -42,6 +69,7 @@ class CausalEngine(Decoder):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._left_for: Exception | None = None
         self.captured = CapturedSteps(self)
 
     def forget_plans(self) -> None:
@@ -49,97 +77,135 @@ class CausalEngine(Decoder):
         super().forget_plans()
         self.captured.forget()
 
+    def release(self) -> None:
+        """Gives back what is held from step to step: plans, captured steps, host memory. A step makes them anew."""
+        self.forget_plans()
+        self.offloader = None
+
     @property
     def pinned_bytes(self) -> int:
         """Host memory that activations are moved to."""
         mine = (self.offloader, self.captured.offloader)
         return sum(one.memory.pinned_bytes for one in mine if one is not None)
 
-    def hidden(self, embeddings: Tensor, call: Call) -> Tensor:
+    def hidden(self, embeddings: Tensor, call: Call, bound: Bound) -> Tensor:
         """(batch, length, hidden) embeddings → hidden states after the last norm."""
         finish_compiling()
         batch, length = embeddings.shape[:2]
         plan = self.plan(batch * length, call.seqs.length)
         offloader = self.offloader_for(plan.policies, embeddings)
-        stack = Stack(self.layers(), plan.policies, offloader, self.trains_weights())
+        stack = Stack(bound.layers, plan.policies, offloader, bound.trains_weights)
         x = stack.forward(embeddings, self.batch(call, length, embeddings.device, plan))
-        spec = self.specs[0]
+        spec = bound.specs[0]
         return rms_norm(x, self.base.norm.weight, spec.eps, zero_centred=spec.zero_centred)
 
     def loss(self, hidden: Tensor, targets: Tensor, items: Tensor | int | None) -> Tensor:
         """Cross-entropy of shifted targets, from hidden states, without logits: mean, or sum over ``items``."""
-        return linear_cross_entropy(
-            hidden.flatten(0, -2),
-            self.head().weight,
-            targets.flatten().to(hidden.device),
-            softcap=self.softcap,
-            num_items=items,
-            chunk_bytes=self.settings.loss_chunk_bytes,
-        )
+        with torch.autocast(hidden.device.type, enabled=False):
+            return linear_cross_entropy(
+                hidden.flatten(0, -2),
+                self.head().weight,
+                targets.flatten().to(hidden.device),
+                softcap=self.softcap,
+                num_items=items,
+                chunk_bytes=self.settings.loss_chunk_bytes,
+            )
 
     # -- the two forwards that stand in for the model's ----------------------------------------------------------
 
     def base_forward(self, original: Any, *args: Any, **kwargs: Any) -> Any:
         """In place of the decoder's forward: hidden states, without a cache."""
-        if args:
+        if not isinstance(self._left_for, LossNotForEngine | None):  # a call that was left, a level deeper
             return original(*args, **kwargs)
         try:
-            hidden = self._hidden_of(self._read(kwargs))
-        except NotForEngine as reason:
-            self.left_to_model[str(reason)] += 1
-            return original(**kwargs)
-        return BaseModelOutputWithPast(last_hidden_state=hidden)
+            arguments = _named(original, args, kwargs)
+            hidden = self._hidden_of(self._read(arguments), self.bound())
+        except (NotForEngine, Unsupported) as reason:
+            return self._left(reason, original, args, kwargs)
+        output = BaseModelOutputWithPast(last_hidden_state=hidden)
+        return output.to_tuple() if arguments.get("return_dict") is False else output
 
     def causal_forward(self, original: Any, *args: Any, **kwargs: Any) -> Any:
         """In place of the causal model's forward: the loss without logits, when labels are given."""
-        labels = kwargs.get("labels")
-        if args or (labels is None and kwargs.get("shift_labels") is None):
-            return original(*args, **kwargs)
-        arguments = dict(kwargs)
-        labels, shifted = arguments.pop("labels", None), arguments.pop("shift_labels", None)
-        items, positions = arguments.pop("num_items_in_batch", None), arguments.pop("logits_to_keep", 0)
         try:
-            head = self.head()
-            read = self._read(arguments)
-            targets = _next_token(labels) if shifted is None else shifted
-            everywhere = isinstance(positions, int) and positions == 0
-            replayed = self.captured.loss(read.input_ids, read.call, targets, items) if everywhere else None
-            if replayed is None:
-                self.captured.make_way(targets)
-                hidden = _at(self._hidden_of(read), positions)
-        except NotForEngine as reason:
-            self.left_to_model[str(reason)] += 1
-            return original(**kwargs)
+            arguments = _named(original, args, kwargs)
+            labels, shifted = arguments.pop("labels", None), arguments.pop("shift_labels", None)
+            if labels is None and shifted is None:
+                return original(*args, **kwargs)
+            output = self._with_loss(arguments, _next_token(labels) if shifted is None else shifted)
+        except (NotForEngine, Unsupported) as reason:
+            return self._left(reason, original, args, kwargs)
+        # Who evaluates may want logits, and has been given them by every model, unless it says that it doesn't.
+        if not torch.is_grad_enabled() and arguments.get("use_cache") is not False:
+            output = output.with_logits()
+        return output.to_tuple() if arguments.get("return_dict") is False else output
+
+    def _with_loss(self, arguments: dict[str, Any], targets: Tensor) -> FusedLossOutput:
+        items, positions = arguments.pop("num_items_in_batch", None), arguments.pop("logits_to_keep", 0)
+        if (
+            hasattr(self.model, "_loss_function")
+            or getattr(self.model, "loss_type", None) not in _CAUSAL_LOSS
+        ):
+            raise LossNotForEngine("the model has a loss of its own")
+        if hooked(self.base):
+            raise NotForEngine("the decoder has a hook")
+        head, everywhere = self.head(), isinstance(positions, int) and positions == 0
+        read = self._read(arguments, targets if everywhere else None, labelled=True)
+        if read.dtype is not head.weight.dtype:
+            raise LossNotForEngine(f"the output head is {head.weight.dtype}, what it gets {read.dtype}")
+        bound = self.bound()
+        replayed = None
+        if everywhere and read.input_ids is not None:
+            replayed = self.captured.loss(read.input_ids, read.call, targets, items, bound)
         if replayed is not None:
-            output = FusedLossOutput(loss=replayed)
-            output.__dict__["_make_logits"] = lambda: self._logits(self._hidden_of(read), head)
-        else:
-            output = FusedLossOutput(loss=self.loss(hidden, targets, items))
-            output.__dict__["_make_logits"] = lambda: self._logits(hidden, head)
-        return output if kwargs.get("return_dict", True) is not False else output.to_tuple()
+            return FusedLossOutput.of(replayed, lambda: self._logits(self._hidden_of(read, bound), head))
+        self.captured.make_way(targets)
+        hidden = _at(self._hidden_of(read, bound), positions)
+        return FusedLossOutput.of(self.loss(hidden, targets, items), lambda: self._logits(hidden, head))
+
+    def _left(self, reason: Exception, original: Any, args: Any, kwargs: Any) -> Any:
+        self.left_to_model[str(reason)] += 1
+        self._left_for = reason
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self._left_for = None
 
     def _logits(self, hidden: Tensor, head: nn.Linear) -> Tensor:
         logits = head(hidden)
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
-    def _read(self, kwargs: dict[str, Any]) -> "_Read":
+    def _read(
+        self, kwargs: dict[str, Any], targets: Tensor | None = None, *, labelled: bool = False
+    ) -> "_Read":
         arguments = dict(kwargs)
         input_ids, embeddings = arguments.pop("input_ids", None), arguments.pop("inputs_embeds", None)
         mask, position_ids = arguments.pop("attention_mask", None), arguments.pop("position_ids", None)
-        wants_cache = arguments.get("use_cache")
-        if wants_cache is None:
-            wants_cache = self.config.use_cache and not self.base.training
-        if wants_cache and not torch.is_grad_enabled() and "labels" not in kwargs:
+        for name in ("output_attentions", "output_hidden_states"):
+            if arguments.get(name) is None and getattr(self.config, name, False):
+                arguments[name] = True
+        asked = arguments.get("use_cache")
+        cached = self.config.use_cache if asked is None else asked
+        answers = not (labelled or self.base.training or torch.is_grad_enabled())
+        if cached and (asked or answers):
             raise NotForEngine("a key/value cache is asked for")
         given = input_ids if input_ids is not None else embeddings
-        call = read_call(given.shape[:2], given.device, mask, position_ids, arguments)
-        return _Read(input_ids, embeddings, call)
+        if given is None:
+            raise NotForEngine("neither input_ids nor inputs_embeds is given")
+        call = read_call(
+            given.shape[:2], given.device, mask, position_ids, arguments, targets=targets, cached=cached
+        )
+        dtype = self.base.embed_tokens.weight.dtype if embeddings is None else embeddings.dtype
+        kind = given.device.type
+        if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind).itemsize < dtype.itemsize:
+            raise NotForEngine(f"{dtype} is to be computed in {torch.get_autocast_dtype(kind)} (autocast)")
+        return _Read(input_ids, embeddings, call, dtype)
 
-    def _hidden_of(self, read: "_Read") -> Tensor:
+    def _hidden_of(self, read: "_Read", bound: Bound) -> Tensor:
         embeddings = read.embeddings
         if embeddings is None:
             embeddings = self.base.embed_tokens(read.input_ids)
-        return self.hidden(embeddings, read.call)
+        return self.hidden(embeddings, read.call, bound)
 
 
 @dataclass
@@ -149,6 +215,21 @@ class _Read:
     input_ids: Tensor | None
     embeddings: Tensor | None
     call: Call
+    dtype: torch.dtype
+    """Of the embeddings, and of all that is computed with them."""
+
+
+def _named(original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A call's arguments by their names."""
+    if not args:
+        return dict(kwargs)
+    try:
+        bound = inspect.signature(original).bind_partial(*args)
+    except TypeError:  # the model's own forward says what is wrong
+        raise NotForEngine("more positional arguments than the model takes") from None
+    if any(isinstance(value, tuple) for value in bound.arguments.values()):
+        raise NotForEngine("positional arguments without a name")
+    return {**bound.arguments, **kwargs}
 
 
 def _at(hidden: Tensor, positions: int | Tensor) -> Tensor:

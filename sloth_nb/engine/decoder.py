@@ -1,22 +1,24 @@
 """A causal language model as the engine takes it: its layers, bound to the adapters that are active, its output head,
 and how a pass over it is to spend memory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from sloth_nb_kernels.launch import on_gpu
 from torch import Tensor, nn
 
-from .batching import Call, NotForEngine
+from .batching import Call, LossNotForEngine
 from .layer import Layer
+from .norm import norm_weight
 from .offload import Offloader
 from .policy import LayerPolicy
 from .rotary import RotationTable
 from .rules import Settings, StackPlan
-from .spec import LayerSpec, spec_for
+from .spec import LayerSpec, Unsupported, spec_for
+from .standing import Standing, foreign
 from .tape import Batch
 
-__all__ = ["Decoder"]
+__all__ = ["Bound", "Decoder"]
 
 
 @dataclass
@@ -29,44 +31,36 @@ class Decoder:
     def __post_init__(self) -> None:
         self.base = self.model.model
         self.config = self.base.config
-        self.specs: list[LayerSpec] = [
-            spec_for(layer, self.config, i) for i, layer in enumerate(self.base.layers)
-        ]
-        self.rotations = RotationTable(self.base.rotary_emb, {s.rope_kind for s in self.specs})
-        self._adapted = [
-            m for m in self.base.layers.modules() if hasattr(m, "lora_A") and hasattr(m, "base_layer")
-        ]
-        self._bounds: dict[tuple, _Bound] = {}
+        self._bounds: list[Bound] = []
         self._plans: dict[tuple, StackPlan] = {}
         self.offloader: Offloader | None = None
-        self._listed: tuple[int, list[nn.Parameter]] | None = None
-        self.layers()
+        self.specs: list[LayerSpec] = self.bound().specs
+        self.rotations = RotationTable(self.base.rotary_emb, {s.rope_kind for s in self.specs})
 
-    def _state(self) -> tuple:
-        """Changes whenever an adapter is switched, added or merged, or what is trained changes."""
-        adapters = [(m.disable_adapters, m.merged, m.training, *m.active_adapters) for m in self._adapted]
-        count = sum(len(m.lora_A) for m in self._adapted)
-        return (tuple(adapters), count, self._trained(count))
-
-    def _trained(self, adapters: int) -> int:
-        """How many of the layers' parameters are trained, while there are so many adapters."""
-        if self._listed is None or self._listed[0] != adapters:  # walking the modules takes milliseconds
-            self._listed = adapters, list(self.base.layers.parameters())
-        return sum(p.requires_grad for p in self._listed[1])
-
-    def bound(self) -> "_Bound":
-        """The layers bound to the adapters that are active now, and what is trained in them.
+    def bound(self) -> "Bound":
+        """The layers as they stand now, and what is trained in them. Looking takes a millisecond: once a pass.
 
         Raises:
-            Unsupported: an adapter that the engine can't run (dropout, DoRA, several at once).
+            Unsupported: something the engine can't run (dropout, DoRA, two adapters at once, a hook on a layer, …).
         """
-        state = self._state()
-        if state not in self._bounds:
-            if len(self._bounds) >= 4:
-                self._bounds.clear()
-            layers = [Layer(module, spec) for module, spec in zip(self.base.layers, self.specs, strict=True)]
-            self._bounds[state] = _Bound(layers, [p for layer in layers for p in layer.parameters()])
-        return self._bounds[state]
+        found = next((one for one in self._bounds if one.standing.holds()), None)
+        if found is None:
+            found = self._bind()
+            self._bounds = [found, *self._bounds[:3]]
+        if found.refusal is not None:
+            raise Unsupported(found.refusal)
+        return found
+
+    def _bind(self) -> "Bound":
+        standing = Standing(self.base, ("layers", "norm"))
+        try:
+            standing.check()
+            norm_weight(self.base, "norm")
+            specs = [spec_for(layer, self.config, i) for i, layer in enumerate(self.base.layers)]
+            layers = [Layer(module, spec) for module, spec in zip(self.base.layers, specs, strict=True)]
+        except Unsupported as reason:
+            return Bound(standing, refusal=str(reason))
+        return Bound(standing, specs, layers, [p for layer in layers for p in layer.parameters()])
 
     def layers(self) -> list[Layer]:
         """The layers bound to the adapters that are active now."""
@@ -83,11 +77,11 @@ class Decoder:
     def plan(self, tokens: int, length: int) -> StackPlan:
         """Policies for a pass over this many tokens, in sequences of ``length``."""
         weight = self.base.norm.weight
-        key = (tokens, length, weight.device, weight.dtype)
+        key = (tokens, length, len(self.base.layers), weight.device, weight.dtype)
         if key not in self._plans:
             if len(self._plans) >= 256:
                 self._plans.clear()
-            self._plans[key] = self.settings.plan(self.config, len(self.specs), tokens, length, weight)
+            self._plans[key] = self.settings.plan(self.config, len(self.base.layers), tokens, length, weight)
         return self._plans[key]
 
     def forget_plans(self) -> None:
@@ -99,10 +93,15 @@ class Decoder:
         """Of the logits (Gemma 2)."""
         return getattr(self.config, "final_logit_softcapping", None)
 
-    def trains_weights(self) -> bool:
-        """Whether the layers' own weights are trained, and not adapters alone."""
-        projection = self.base.layers[0].get_submodule(self.specs[0].down)
-        return getattr(projection, "base_layer", projection).weight.requires_grad
+    def trains_outside(self) -> bool:
+        """Whether anything is trained beside the layers: the embedding (its adapter, too), the last norm, the head."""
+        outside = (self.base.embed_tokens, self.base.norm, self.model.lm_head)
+        return any(p.requires_grad for module in outside for p in module.parameters())
+
+    def reads(self, bound: "Bound") -> list[Tensor]:
+        """Every tensor of the model that a pass from token ids to the loss reads, where it lies now."""
+        outside = [self.base.embed_tokens.weight, self.base.norm.weight, self.head().weight]
+        return outside + [tensor for layer in bound.layers for tensor in layer.reads()]
 
     def offloader_for(self, policies: list[LayerPolicy], like: Tensor) -> Offloader | None:
         """Who moves activations to the host, where one of the policies does."""
@@ -116,19 +115,30 @@ class Decoder:
         """The output projection.
 
         Raises:
-            NotForEngine: it is adapted, quantised or has a bias; then logits are made and the model's loss used.
+            LossNotForEngine: it is adapted, quantised or has a bias; then logits are made and the model's loss used.
         """
         head = self.model.lm_head
         if hasattr(head, "modules_to_save") and not getattr(head, "disable_adapters", False):
             head = head.modules_to_save[head.active_adapter]
         if type(head) is not nn.Linear or head.bias is not None:
-            raise NotForEngine(f"the output head is a {type(head).__name__}")
+            raise LossNotForEngine(f"the output head is a {type(head).__name__}")
+        if (reason := foreign(head)) is not None:
+            raise LossNotForEngine(f"the output head {reason}")
         return head
 
 
-@dataclass
-class _Bound:
-    """Layers as they are bound in one state of the adapters, and the parameters trained in them, in order."""
+@dataclass(eq=False)
+class Bound:
+    """Layers as they are bound while the modules stand so, and the parameters trained in them, in order; or why they
+    can't be."""
 
-    layers: list[Layer]
-    parameters: list[nn.Parameter]
+    standing: Standing
+    specs: list[LayerSpec] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)
+    parameters: list[nn.Parameter] = field(default_factory=list)
+    refusal: str | None = None
+
+    @property
+    def trains_weights(self) -> bool:
+        """Whether the layers' own weights are trained, and not adapters alone."""
+        return any(p.base.weight.requires_grad for p in self.layers[0].mlp.down.projections)

@@ -6,11 +6,13 @@ without a copy; a second backward before the optimiser (accumulation) first move
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
+from sloth_nb_kernels.once import once
 from torch import Tensor, nn
 
 from sloth_nb.errors import HardwareError
@@ -19,6 +21,9 @@ from .device import unreserved
 from .offload import Offloader
 
 __all__ = ["ManualStep", "Replay", "Replays"]
+
+# Calls after which a shape that no longer comes counts half.
+_HALF_LIFE = 512
 
 
 class ManualStep(Protocol):
@@ -36,6 +41,13 @@ def _capture_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
+@contextmanager
+def _quietly_on(stream: torch.cuda.Stream) -> Iterator[None]:
+    """On a stream, without autograd or autocast: the step does all that itself."""
+    with torch.cuda.stream(stream), torch.no_grad(), torch.autocast("cuda", enabled=False):
+        yield
+
+
 class _NoRoom(Exception):
     """The graphs' memory, which is nobody else's, would leave too little for a step that is not captured: the last
     batch of an epoch, say."""
@@ -51,7 +63,9 @@ class Replay:
     def __init__(self, step: ManualStep, inputs: dict[str, Tensor], shared: "_Shared"):
         self.inputs = {name: tensor.clone() for name, tensor in inputs.items()}
         self.shared = shared
-        self._offloader = step.offloader  # whose host memory the graph goes on writing to
+        self._step = (
+            step  # what the graphs read, and the host memory that they write to, lives as long as they do
+        )
         self._capture(step)
 
     def _capture(self, step: ManualStep) -> None:
@@ -63,22 +77,25 @@ class Replay:
         torch.cuda.empty_cache()
         side.wait_stream(main)
         before = torch.cuda.memory_reserved(device)
-        with torch.cuda.stream(side), torch.no_grad():
-            # Once as usual: kernels are compiled, libraries make their handles, pinned buffers come into being.
-            self._dloss = torch.ones_like(step.forward(self.inputs))
-            step.backward(self._dloss)
-        main.wait_stream(side)
+        try:
+            with _quietly_on(side):
+                # Once as usual: kernels are compiled, libraries make their handles, pinned buffers come into being.
+                self._dloss = torch.ones_like(step.forward(self.inputs))
+                step.backward(self._dloss)
+        finally:
+            main.wait_stream(side)
         torch.cuda.synchronize(device)
         self.taken = torch.cuda.memory_reserved(device) - before
         torch.cuda.empty_cache()
         if 2 * self.taken > unreserved(device):
             raise _NoRoom
-        pool = self.shared.pool
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.no_grad():
-            with torch.cuda.graph(self._forward, pool=pool, stream=side):
+        # Other threads (a data loader's that pins, a cell while a run trains in the background) may go on.
+        options = {"pool": self.shared.pool, "stream": side, "capture_error_mode": "thread_local"}
+        with _quietly_on(side):  # and back to the stream before, which a capture that fails does not see to
+            with torch.cuda.graph(self._forward, **options):
                 self._loss = step.forward(self.inputs)
-            with torch.cuda.graph(self._backward, pool=pool, stream=side):
+            with torch.cuda.graph(self._backward, **options):
                 step.backward(self._dloss)
 
     @property
@@ -137,6 +154,7 @@ class _Step(torch.autograd.Function):
         return replay.forward(ctx.pending)
 
     @staticmethod
+    @once
     def backward(ctx: Any, dloss: Tensor) -> Any:
         if ctx.pending is None:
             raise RuntimeError("backward ran a second time through one forward: run the forward again")
@@ -145,11 +163,15 @@ class _Step(torch.autograd.Function):
 
 
 class Replays:
-    """Captures a shape once it has come ``after`` times, and keeps the ``most`` recent ones."""
+    """Captures a shape once it has come ``after`` times, and keeps the ``most`` that come most often.
+
+    A capture costs as much as several steps, so that a shape takes another's place only when it comes twice as often.
+    """
 
     def __init__(self, after: int = 3, most: int = 4):
         self.after, self.most = after, most
         self.disabled_because: str | None = None
+        self._calls = 0
         self._seen: dict[Any, int] = {}
         self._without_room: set[Any] = set()
         self._captured: dict[Any, Replay] = {}
@@ -168,18 +190,25 @@ class Replays:
         """The replay of this shape, captured now if it is due; None when the step should run as usual."""
         if self._shared is not None and self._shared.busy:
             return None
+        self._count(key)
         replay = self._captured.get(key)
         if replay is None and self._is_due(key):
             replay = self._add(key, parameters, inputs, make_step)
         return replay
 
     def _is_due(self, key: Any) -> bool:
-        if len(self._seen) > 1000:  # ever new shapes: start counting afresh
-            self._seen.clear()
-        self._seen[key] = self._seen.get(key, 0) + 1
-        if self.disabled_because is not None or key in self._without_room:
+        if self.disabled_because is not None or key in self._without_room or self._seen[key] < self.after:
             return False
-        return self._seen[key] >= self.after
+        return len(self._captured) < self.most or self._seen[key] > 2 * self._seen.get(self._rarest(), 0)
+
+    def _rarest(self) -> Any:
+        return min(self._captured, key=lambda key: self._seen.get(key, 0))
+
+    def _count(self, key: Any) -> None:
+        self._calls += 1
+        if self._calls % _HALF_LIFE == 0:  # what came long ago counts less, and at last is forgotten
+            self._seen = {key: count // 2 for key, count in self._seen.items() if count > 1}
+        self._seen[key] = self._seen.get(key, 0) + 1
 
     def _add(
         self,
@@ -188,27 +217,31 @@ class Replays:
         inputs: dict[str, Tensor],
         make_step: Callable[[list[Tensor]], ManualStep],
     ) -> Replay | None:
-        if self._shared is None or any(
-            a is not b for a, b in zip(self._shared.parameters, parameters, strict=False)
-        ):
+        if self._shared is None or list(map(id, self._shared.parameters)) != list(map(id, parameters)):
             self._captured.clear()
             self._shared = _Shared(parameters)
         self._shared.move_held()
         while len(self._captured) >= self.most:
-            self._captured.pop(next(iter(self._captured)))
+            self._captured.pop(self._rarest())
         try:
             self._captured[key] = Replay(make_step(self._shared.buffers), inputs, self._shared)
-        except (_NoRoom, HardwareError, torch.OutOfMemoryError):
-            self._without_room.add(key)
-        except RuntimeError as error:
-            self.disabled_because = f"capturing a CUDA graph failed: {str(error).splitlines()[0]}"
-        if not self._captured:
-            self._shared = None
+        except (_NoRoom, HardwareError, RuntimeError) as error:
+            # The end of a capture that was broken off fails as well, and that is what comes here then.
+            first = _first_of(error)
+            if isinstance(first, KeyboardInterrupt):
+                raise first from None
+            if isinstance(first, _NoRoom | HardwareError | torch.OutOfMemoryError):
+                self._without_room.add(key)
+            else:
+                self.disabled_because = f"capturing a CUDA graph failed: {str(first).partition(chr(10))[0]}"
+        finally:
+            if not self._captured:
+                self._shared = None
         return self._captured.get(key)
 
     def give_way(self, tokens: int, device: torch.device) -> None:
         """Forgets what is captured where its memory may be wanted by a step of so many tokens that isn't."""
-        if self._shared is None or self._shared.busy:
+        if not self._captured or self._shared is None or self._shared.busy:
             return
         captured = self._captured.values()
         wanted = max(tokens * replay.taken // replay.tokens for replay in captured)
@@ -225,3 +258,10 @@ class Replays:
         self._seen.clear()
         self._without_room.clear()
         self._shared = None
+
+
+def _first_of(error: BaseException) -> BaseException:
+    """What happened first, where an exception came while another was on its way."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error

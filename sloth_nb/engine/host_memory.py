@@ -36,7 +36,8 @@ class _Region(mmap.mmap):
     def __del__(self) -> None:
         if self.address:
             with suppress(Exception):  # at the interpreter's end there may be no torch any more
-                torch.cuda.synchronize()
+                for device in range(torch.cuda.device_count()):  # whoever still copies to it, or from it
+                    torch.cuda.synchronize(device)
                 torch.cuda.cudart().cudaHostUnregister(self.address)
 
 

@@ -43,13 +43,19 @@ class Layer:
 
     def parameters(self) -> list[nn.Parameter]:
         """Everything that is trained in this layer, in a fixed order."""
+        own = [weight for weight in self._norms() if weight.requires_grad]
+        return own + [p for group in self.groups for p in group.parameters()]
+
+    def reads(self) -> list[Tensor]:
+        """Every tensor of the model that a pass reads here."""
+        return self._norms() + [tensor for group in self.groups for tensor in group.reads()]
+
+    def _norms(self) -> list[Tensor]:
         attention, mlp = self.attention, self.mlp
         norms = [
             n.weight for n in (attention.norm, attention.post_norm, mlp.norm, mlp.post_norm) if n is not None
         ]
-        norms += [weight for weight in (attention.query_norm, attention.key_norm) if weight is not None]
-        own = [weight for weight in norms if weight.requires_grad]
-        return own + [p for group in self.groups for p in group.parameters()]
+        return norms + [weight for weight in (attention.query_norm, attention.key_norm) if weight is not None]
 
     def forward(self, x: Tensor, batch: Batch, tape: Tape, held: frozenset[str] = frozenset()) -> Tensor:
         """(tokens, hidden) → (tokens, hidden). Fills ``tape`` with what a backward wants.

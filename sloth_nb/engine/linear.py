@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 from sloth_nb_kernels.dequantize import dequantize_int8, dequantize_nf4
+from sloth_nb_kernels.launch import on_gpu
 from torch import Tensor, nn
 
 from sloth_nb.memory.layout import room_beside
@@ -45,6 +46,23 @@ class Projection:
         """Everything of this projection that may be trained, in a fixed order."""
         found = [self.base.weight, self.bias, self.lora_a, self.lora_b]
         return [p for p in found if isinstance(p, nn.Parameter) and p.requires_grad]
+
+    def reads(self) -> list[Tensor]:
+        """Every tensor that a pass reads here, where it lies now."""
+        found = [self.base.weight, self.bias, self.lora_a, self.lora_b]
+        if self.kind == "nf4":
+            state = self.base.weight.quant_state
+            found += [state.absmax, state.code, state.offset]
+            if state.state2 is not None:
+                found += [state.state2.absmax, state.state2.code]
+        elif self.kind == "int8":
+            found.append(self.scale)
+        return [tensor for tensor in found if tensor is not None]
+
+    @property
+    def scale(self) -> Tensor:
+        """Of an int8 base: each row's largest value."""
+        return self.base.state.SCB if self.base.state.SCB is not None else self.base.weight.SCB
 
     @classmethod
     def of(cls, name: str, module: nn.Module) -> "Projection":
@@ -133,8 +151,10 @@ class Group:
             self._ranks.append(slice(rank, rank + p.rank))
             row, rank = row + p.out_features, rank + p.rank
         self.quantised = any(p.kind != "dense" for p in self.projections)
-        # A weight that lies there in the compute dtype is not copied to be widened.
-        self.room = room_beside(self.rank, self.quantised)
+        # A weight that lies there in the compute dtype is not copied to be widened. Nothing stands beside a product's
+        # operands on a CPU: oneDNN's AMX kernels read on past the end of their rows, and a NaN there goes into the sum.
+        wide = on_gpu(self.projections[0].base.weight)
+        self.room = room_beside(self.rank, self.quantised) if wide else 0
         self.a: Tensor | None = None
         self.b: list[Tensor | None] = []
 
@@ -149,6 +169,9 @@ class Group:
 
     def parameters(self) -> list[nn.Parameter]:
         return [p for projection in self.projections for p in projection.parameters()]
+
+    def reads(self) -> list[Tensor]:
+        return [tensor for projection in self.projections for tensor in projection.reads()]
 
     # -- the low-rank factors in the compute dtype ---------------------------------------------------------------
 
@@ -311,7 +334,6 @@ def _dequantise(p: Projection, out: Tensor) -> None:
     if p.kind == "nf4":
         dequantize_nf4(p.base.weight.detach(), p.base.weight.quant_state, out=out)
     elif p.kind == "int8":
-        scale = p.base.state.SCB if p.base.state.SCB is not None else p.base.weight.SCB
-        dequantize_int8(p.base.weight.detach(), scale, out=out)
+        dequantize_int8(p.base.weight.detach(), p.scale, out=out)
     else:
         out.copy_(p.base.weight.detach())

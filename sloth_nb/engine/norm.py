@@ -7,9 +7,22 @@ from torch import Tensor, nn
 
 from .grads import Grads
 from .linear import Group
-from .spec import LayerSpec
+from .spec import LayerSpec, Unsupported
 
-__all__ = ["Norm"]
+__all__ = ["Norm", "norm_weight"]
+
+
+def norm_weight(module: nn.Module, name: str) -> Tensor:
+    """The weight of an RMSNorm, or of the copy of it that peft trains.
+
+    Raises:
+        Unsupported: another norm, or one with an adapter on it.
+    """
+    norm = module.get_submodule(name)
+    plain = getattr(norm, "original_module", norm)
+    if not type(plain).__name__.endswith("RMSNorm"):
+        raise Unsupported(f"{name} is a {type(plain).__name__}")
+    return norm.weight
 
 
 class Norm:
@@ -20,7 +33,7 @@ class Norm:
 
     @classmethod
     def of(cls, module: nn.Module, name: str, spec: LayerSpec) -> Norm:
-        return cls(module.get_submodule(name).weight, spec)
+        return cls(norm_weight(module, name), spec)
 
     def forward(self, x: Tensor, into: Group | None = None) -> tuple[Tensor, Tensor]:
         """x's norm, as the input of the group ``into`` when given, and the reciprocals that its backward takes."""

@@ -57,9 +57,11 @@ class RotationTable:
 
     def __init__(self, module: nn.Module, kinds: set[str | None]):
         self.module, self.kinds = module, kinds
-        self._plain: dict[int, dict[str | None, Rotation]] = {}
+        self._plain: dict[tuple[int, torch.device], dict[str | None, Rotation]] = {}
 
-    def _is_static(self) -> bool:
+    @property
+    def static(self) -> bool:
+        """Whether the same positions turn by the same angles in every batch."""
         kinds = self.module.rope_type
         names = set(kinds.values()) if isinstance(kinds, dict) else {kinds}
         return not any("dynamic" in name or name == "longrope" for name in names)
@@ -79,11 +81,12 @@ class RotationTable:
 
     def for_length(self, length: int, device: torch.device) -> dict[str | None, Rotation]:
         """Rotations of positions 0, 1, ..., length - 1."""
-        if length not in self._plain:
+        key = length, device
+        if key not in self._plain:
             made = self.for_positions(torch.arange(length, device=device).unsqueeze(0))
-            if not self._is_static():
+            if not self.static:
                 return made
             if len(self._plain) >= 32:
                 self._plain.clear()
-            self._plain[length] = made
-        return self._plain[length]
+            self._plain[key] = made
+        return self._plain[key]

@@ -21,9 +21,10 @@ _CPU_KEEPS = 1 << 30
 _HOST_SHARE = 0.4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StackPlan:
-    """A policy a layer, and the tokens of an MLP tile (None: all at once)."""
+    """A policy a layer, and the tokens of an MLP tile (None: all at once). One plan is no other, even if it says the
+    same: what was captured by it is known by it."""
 
     policies: list[LayerPolicy]
     mlp_tile: int | None = None

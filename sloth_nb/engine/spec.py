@@ -170,6 +170,8 @@ def spec_for(layer: nn.Module, config: Any, index: int) -> LayerSpec:
     # FSDP and friends subclass the layer; the family is the class it came from.
     for cls in type(layer).__mro__:
         if cls.__name__ in _FAMILIES:
+            if type(layer).forward is not cls.forward:
+                raise Unsupported(f"{type(layer).__name__} has another forward than {cls.__name__}")
             if getattr(config, "attention_dropout", 0.0) and layer.training:
                 raise Unsupported(f"attention_dropout is {config.attention_dropout}")
             return _FAMILIES[cls.__name__](layer, config, index)

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from sloth_nb_kernels.once import once
 from torch import Tensor, nn
 
 from .grads import Grads
@@ -87,7 +88,7 @@ class Segment:
         self.spent = True
         grads = Grads(self.parameters, self.into)
         for i in reversed(self.span):
-            tape = self.tapes.pop(i)
+            tape = self.tapes[i]  # until the layer is done: what is parked goes back even if it fails
             self._take(tape, self._first(i))
             self._call(tape, NAMES)
             # What is wide takes long, so that it sets out now; the rest when attention's own memory is free again.
@@ -98,7 +99,7 @@ class Segment:
                 dx, self.batch, tape, grads, need_input=need_input or not last,
                 passed=partial(self._passed, i, tape, ahead),
             )  # fmt: skip
-            del tape
+            del self.tapes[i], tape
         hidden = self.stack.layers[self.span.start].width
         return (dx[:, :hidden] if need_input else None), grads.result()
 
@@ -115,6 +116,7 @@ class Segment:
     def _hold(self, i: int, tape: Tape) -> None:
         """Leaves on the tape what the layer's policy holds, and starts moving what goes to the host."""
         policy, offloader = self.stack.policies[i], self.stack.offloader
+        self.tapes[i] = tape
         if offloader:
             offloader.settle()
         for name in NAMES:
@@ -127,7 +129,6 @@ class Segment:
                 setattr(tape, name, offloader.put(tensor, self._pieces(i) if name == "gate_up" else 1))
         if tape.attention is None:
             tape.attention_extra = None
-        self.tapes[i] = tape
 
     def _pieces(self, i: int) -> int:
         """Layers until the one before the next that moves its gate_up: two of that width are never here at once."""
@@ -169,6 +170,7 @@ class _Run(torch.autograd.Function):
             return segment.forward(x)
 
     @staticmethod
+    @once
     def backward(ctx: Any, dout: Tensor) -> Any:
         # Written to on the way down, and autograd may hand the same tensor to somebody else.
         dx = ctx.segment.grad_buffer(dout.shape[0], dout)

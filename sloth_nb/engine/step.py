@@ -8,7 +8,7 @@ from sloth_nb_kernels.rms_norm import rms_norm_backward, rms_norm_forward
 from torch import Tensor
 
 from .batching import Call
-from .decoder import Decoder
+from .decoder import Bound, Decoder
 from .offload import Offloader
 from .rules import StackPlan
 from .sequences import Sequences
@@ -27,12 +27,14 @@ class CausalStep:
     def __init__(
         self,
         decoder: Decoder,
+        bound: Bound,
         plan: StackPlan,
         longest: int,
         buffers: list[Tensor],
         offloader: Offloader | None = None,
     ):
-        self.decoder, self.plan, self.longest, self.buffers = decoder, plan, longest, buffers
+        self.decoder, self.bound, self.plan = decoder, bound, plan
+        self.longest, self.buffers = longest, buffers
         self.offloader = offloader
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -42,11 +44,14 @@ class CausalStep:
             seqs = Sequences(*ids.shape)
         else:
             seqs = Sequences(1, self.longest, cu_seqlens, ids.numel())
-        batch = decoder.batch(Call(seqs, inputs.get("position_ids")), ids.shape[1], ids.device, self.plan)
-        stack = Stack(decoder.layers(), self.plan.policies, self.offloader)
-        self._segment = Segment(stack, batch, range(len(stack.layers)), self.buffers)
+        # Kept, as a graph goes on reading what the batch holds: rotations that others share, too.
+        self._batch = decoder.batch(
+            Call(seqs, inputs.get("position_ids")), ids.shape[1], ids.device, self.plan
+        )
+        stack = Stack(self.bound.layers, self.plan.policies, self.offloader)
+        self._segment = Segment(stack, self._batch, range(len(stack.layers)), self.buffers)
         self._x = self._segment.forward(decoder.base.embed_tokens(ids).flatten(0, 1))
-        spec, weight = decoder.specs[0], decoder.base.norm.weight
+        spec, weight = self.bound.specs[0], decoder.base.norm.weight
         self._buffer = self._segment.grad_buffer(ids.numel(), self._x)
         normed, self._rstd = rms_norm_forward(
             self._x, weight, spec.eps, zero_centred=spec.zero_centred, out=self._narrow()
@@ -63,7 +68,7 @@ class CausalStep:
         return result.loss / self._items
 
     def backward(self, dloss: Tensor) -> None:
-        spec, weight = self.decoder.specs[0], self.decoder.base.norm.weight
+        spec, weight = self.bound.specs[0], self.decoder.base.norm.weight
         dhidden = self._dhidden.mul_(dloss / self._items)
         rms_norm_backward(
             dhidden, self._x, weight, self._rstd, zero_centred=spec.zero_centred, out=self._narrow()

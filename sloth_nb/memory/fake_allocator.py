@@ -16,6 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from sloth_nb.catalog import Block
 from sloth_nb.memory.attention import attention_cost
+from sloth_nb.memory.fake_kernels import called
 from sloth_nb.memory.whole_step import Stretch
 
 __all__ = ["FakeAllocator"]
@@ -65,10 +66,7 @@ class FakeAllocator(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kernel = _BACKWARDS.get(func)
-        if kernel == "efficient":  # its meta function names an argument twice in torch 2.13
-            out = (*(torch.empty_like(x) for x in args[1:4]), None)
-        else:
-            out = func(*args, **(kwargs or {}))
+        out = called(func, args, kwargs)
         # Real tensors that meet in autograd are summed in place; fake ones are not.
         first = args[0] if func is aten.add.Tensor and args[0].shape == out.shape else None
         for leaf in out if isinstance(out, tuple | list) else (out,):

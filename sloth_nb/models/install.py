@@ -15,9 +15,9 @@ from torch import nn
 from ..engine.causal import CausalEngine
 from ..engine.rules import Settings
 from ..engine.spec import Unsupported
-from .report import Report
+from .report import Report, causal_of, report_of
 
-__all__ = ["engine_of", "install", "report_of"]
+__all__ = ["install"]
 
 
 class _Forward:
@@ -54,21 +54,6 @@ def _plain_forward(module: nn.Module) -> Any:
     return types.MethodType(type(module).forward, module)
 
 
-def _causal_of(model: nn.Module) -> nn.Module:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def report_of(model: nn.Module) -> Report | None:
-    """The report of the last installation on a model (or on the one inside its adapters), or None."""
-    return getattr(_causal_of(model), "_sloth_report", None)
-
-
-def engine_of(model: nn.Module) -> CausalEngine | None:
-    """The engine installed on a model, or None."""
-    report = report_of(model)
-    return report.engine if report is not None and report.installed else None
-
-
 def install(model: nn.Module, checkpointing: Any = "sloth", **settings: Any) -> Report:
     """Puts the engine on ``model``; installing again replaces the settings.
 
@@ -79,12 +64,12 @@ def install(model: nn.Module, checkpointing: Any = "sloth", **settings: Any) -> 
     Returns:
         A ``Report`` of what runs where and, for what was left as it was, why; ``report.undo()`` restores the model.
     """
-    causal = _causal_of(model)
+    causal = causal_of(model)
     previous = report_of(causal)
     if previous is not None:
         previous.undo()
     report = Report(type(causal).__name__)
-    causal.__dict__["_sloth_report"] = report
+    report.stick_to(causal)
     try:
         engine = CausalEngine(causal, Settings(checkpointing, **settings))
     except (Unsupported, AttributeError) as reason:

@@ -14,18 +14,20 @@ def for_inference(model: Any) -> Any:
 
     Nothing that training needs is given up: ``for_training`` brings all of it back.
     """
+    model.eval()  # first: whether the engine can run depends on whether there is dropout
     set_checkpointing(model, False)
     model.config.use_cache = True
     _pad(model, "left")
-    return model.eval()
+    return model
 
 
 def for_training(model: Any, use_gradient_checkpointing: bool | str = True) -> Any:
     """Ready to train: dropout, padding on the right, and gradient checkpointing as asked for."""
+    model.train()  # first, as above
     set_checkpointing(model, use_gradient_checkpointing)
     model.config.use_cache = False
     _pad(model, "right")
-    return model.train()
+    return model
 
 
 def _pad(model: Any, side: str) -> None:

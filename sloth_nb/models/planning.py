@@ -22,7 +22,7 @@ from sloth_nb.memory.room import plan_for_room
 
 from . import recomputing
 from .host_embedding import offload_embedding, why_embedding_stays
-from .install import engine_of, report_of
+from .report import engine_of, report_of
 from .workload import work_of
 
 __all__ = ["AutoPlan", "auto_plan_of"]
@@ -225,4 +225,4 @@ def _devices_of(model: Any) -> set[torch.device]:
 def auto_plan_of(model: Any) -> AutoPlan | None:
     """The plan of a model that was prepared with "auto", or None."""
     report = report_of(model)
-    return None if report is None else report.plan
+    return report.plan if report is not None and isinstance(report.plan, AutoPlan) else None

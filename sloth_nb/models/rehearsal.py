@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,14 @@ def step_launches(
 
     from sloth_nb.catalog import from_config
     from sloth_nb.memory import Work
+    from sloth_nb.memory.fake_kernels import MendedFakes
     from sloth_nb.memory.fake_model import fake_model
     from sloth_nb.models.install import install
 
     text = config.get_text_config()
     launches: list[tuple[Any, tuple, dict[str, Any]]] = []
-    with pretend(capability, launches=launches), FakeTensorMode(allow_non_fake_inputs=True):
+    fakes = FakeTensorMode(allow_non_fake_inputs=True)
+    with pretend(capability, launches=launches), fakes, MendedFakes():
         try:
             work = Work(from_config(text.to_dict(), "this model"), method=method, rank=_RANK)
             model = fake_model(work, text, range(min(_LAYERS, text.num_hidden_layers)), dtype)
@@ -80,8 +83,9 @@ class Rehearsal:
         if not HAS_TRITON or INTERPRETED or not torch.cuda.is_available():
             return
         self._done = _mark(asked)
-        if self._done.exists():
-            return
+        with suppress(OSError):  # a folder that can't be read
+            if self._done.exists():
+                return
         self._process = begin_compiling()
 
     def __enter__(self) -> Rehearsal:
@@ -98,8 +102,9 @@ class Rehearsal:
             return
         process, self._process = self._process, None
         ask(process, request(launches, capability))
-        self._done.parent.mkdir(parents=True, exist_ok=True)
-        self._done.touch()
+        with suppress(OSError):  # a folder that can't be written to: the next time will ask again
+            self._done.parent.mkdir(parents=True, exist_ok=True)
+            self._done.touch()
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:

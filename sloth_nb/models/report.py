@@ -7,11 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from torch import nn
+
+from ..engine.spec import Unsupported
+
 if TYPE_CHECKING:
     from ..engine.causal import CausalEngine
-    from .planning import AutoPlan
 
-__all__ = ["Report"]
+__all__ = ["Report", "causal_of", "engine_of", "report_of"]
 
 
 @dataclass
@@ -22,23 +25,32 @@ class Report:
     engine: CausalEngine | None = None
     left: str | None = None
     """Why the whole model was left as it was, when it was."""
-    plan: AutoPlan | None = None
-    """What decides how activations are held, when that was left to a plan."""
+    plan: object | None = None
+    """What decides how activations are held, when that was left to a plan; its str says what it decided."""
     undo_steps: list[Callable[[], None]] = field(default_factory=list)
 
     def __reduce__(self) -> tuple:
         # Goes along with a copied or pickled model, which runs plain.
         return Report, (self.model, None, "this model is a copy; install the engine on it anew")
 
+    def stick_to(self, causal: nn.Module) -> None:
+        """From now on ``report_of`` finds this one, and no state dict holds it."""
+        causal.__dict__["_sloth_report"] = self
+
     @property
     def installed(self) -> bool:
         return self.engine is not None and bool(self.undo_steps)
 
     def undo(self) -> None:
-        """Restores the model's own forwards. Parameters were never moved, so nothing else has to be restored."""
+        """Restores the model's own forwards, and gives back what the engine held from step to step.
+
+        Parameters were never moved, so nothing else has to be restored.
+        """
         for step in self.undo_steps:
             step()
         self.undo_steps = []
+        if self.engine is not None:
+            self.engine.release()
 
     def rows(self) -> list[tuple[str, str]]:
         """(part, what runs there)."""
@@ -48,7 +60,10 @@ class Report:
         if not self.installed:
             return [("everything", "transformers' own modules: the engine was taken off again")]
         engine = self.engine
-        layers = engine.layers()
+        try:
+            layers = engine.layers()
+        except Unsupported as reason:
+            return [("everything", f"transformers' own modules, as the model stands now: {reason}")]
         first = layers[0]
         rows = [
             (f"{len(layers)} decoder layers", "forward and backward by hand"),
@@ -78,6 +93,22 @@ class Report:
             for part, what in self.rows()
         )
         return f"<table><caption>sloth_nb engine on {html.escape(self.model)}</caption>{body}</table>"
+
+
+def causal_of(model: nn.Module) -> nn.Module:
+    """The causal language model inside its adapters, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def report_of(model: nn.Module) -> Report | None:
+    """The report of the last installation on a model (or on the one inside its adapters), or None."""
+    return getattr(causal_of(model), "_sloth_report", None)
+
+
+def engine_of(model: nn.Module) -> CausalEngine | None:
+    """The engine installed on a model, or None."""
+    report = report_of(model)
+    return report.engine if report is not None and report.installed else None
 
 
 def _projections(layers: list) -> str:

@@ -10,7 +10,7 @@ from sloth_nb.memory.work import Work
 
 from . import recomputing
 from .host_embedding import HostEmbedding
-from .install import engine_of
+from .report import engine_of
 from .settings import settings_of
 
 __all__ = ["work_of"]

@@ -5,8 +5,8 @@ from typing import Any
 from sloth_nb import memory
 from sloth_nb.errors import SlothError, TrainingError
 from sloth_nb.memory.policy import Policy
-from sloth_nb.models.install import engine_of
 from sloth_nb.models.planning import auto_plan_of
+from sloth_nb.models.report import engine_of
 from sloth_nb.models.workload import work_of
 from sloth_nb.training.config import SFTConfig
 from sloth_nb.training.preparing import is_stream

@@ -11,7 +11,7 @@ from transformers import Trainer, set_seed
 
 from sloth_nb.data import Collator
 from sloth_nb.errors import TrainingError
-from sloth_nb.models.install import engine_of
+from sloth_nb.models.report import engine_of
 from sloth_nb.training.checkpoints import WholeCheckpoints
 from sloth_nb.training.compat import TRAINER_NAMES, translate
 from sloth_nb.training.config import SFTConfig
@@ -113,8 +113,13 @@ class SFTTrainer(WatchedTrainer, WholeCheckpoints, trl.SFTTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs = {**inputs, "use_cache": False}
         needs_logits = return_outputs or self.label_smoother is not None or self.compute_loss_func is not None
+        engine = engine_of(self.model)
+        if engine is not None and isinstance(self.data_collator, Collator):
+            # It pads on the right and never learns a pad: a causal model needs no mask then, and nobody has to look
+            # at it, which would wait for the device.
+            inputs.pop("attention_mask", None)
         # The engine makes no logits at all, and takes labels as they are.
-        if self._focuses and not needs_logits and engine_of(self.model) is None:
+        if self._focuses and not needs_logits and engine is None:
             inputs = only_trained_positions(inputs)
         return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 

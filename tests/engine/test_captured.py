@@ -1,16 +1,19 @@
 """Steps that are replayed give what autograd gives, whatever comes between. Here a replay runs the step once more, on
 the CPU; tests/engine/test_gpu.py has the same with graphs."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import pytest
 import torch
-from families import adapted_model, batch, step, worst
+from families import TARGETS, adapted_model, batch, step, worst
 
 from sloth_nb.engine import graphs
 from sloth_nb.engine.graphs import Replay
 from sloth_nb.engine.rules import Settings
-from sloth_nb.models.install import engine_of, install
+from sloth_nb.models.install import install
+from sloth_nb.models.report import engine_of
 
 
 class OnACard(torch.Tensor):
@@ -109,3 +112,76 @@ def test_what_is_captured_goes_when_a_longer_step_has_no_room_and_when_plans_are
     for _ in range(3):
         step(model, **on_a_card(batch()))
     assert len(captured.replays) == 1
+
+
+def captured_of(model, inputs):
+    for _ in range(3):
+        step(model, **on_a_card(inputs))
+    return engine_of(model).captured.replays._captured
+
+
+def test_rotations_live_as_long_as_the_graph_that_reads_them(capturing):
+    model = adapted_model("llama")
+    install(model, True)
+    assert len(captured_of(model, batch())) == 1
+    table = engine_of(model).rotations
+    read = [weakref.ref(rotation.cos) for rotation in table._plain[19, torch.device("cpu")].values()]
+    for length in range(20, 60):  # more lengths than the table keeps
+        table.for_length(length, torch.device("cpu"))
+    assert (19, torch.device("cpu")) not in table._plain and all(ref() is not None for ref in read)
+
+
+def test_an_adapted_embedding_is_trained_at_every_step(capturing):
+    model = adapted_model("llama", target_modules=[*TARGETS, "embed_tokens"])
+    loss, wanted = step(model, **batch())
+    install(model, True)
+    for _ in range(4):
+        got_loss, got = step(model, **on_a_card(batch()))
+        assert abs(float(got_loss - loss)) < 1e-6 and worst(got, wanted) < 1e-5
+
+
+def test_what_is_trained_may_change_under_a_captured_shape(capturing):
+    model, plain = adapted_model("llama"), adapted_model("llama")
+    install(model, True)
+    captured_of(model, batch())
+    for one in (model, plain):
+        for name, parameter in one.named_parameters():
+            if "layers.0" in name and "lora_" in name:
+                parameter.requires_grad_("down_proj" not in name)
+    for _ in range(4):
+        assert worst(step(model, **on_a_card(batch()))[1], step(plain, **batch())[1]) < 1e-5
+
+
+def test_with_nothing_to_train_nothing_is_captured(capturing):
+    model = adapted_model("llama")
+    install(model, True)
+    with model.disable_adapter():
+        for _ in range(4):
+            assert model(**on_a_card(batch())).loss.isfinite()
+    assert len(engine_of(model).captured.replays) == 0
+
+
+@pytest.mark.parametrize("place", ["model.layers.1.mlp.up_proj.base_layer", "model.embed_tokens", "lm_head"])
+def test_a_graph_is_not_replayed_when_what_it_reads_has_moved(capturing, place):
+    model = adapted_model("llama")
+    install(model, True)
+    (first,) = captured_of(model, batch())
+    weight = model.get_base_model().get_submodule(place).weight
+    weight.data = weight.data.clone()
+    assert first not in list(captured_of(model, batch()))[1:] and len(captured_of(model, batch())) == 2
+
+
+def test_angles_that_depend_on_the_batch_are_not_captured(capturing, monkeypatch):
+    model = adapted_model("llama")
+    install(model, True)
+    monkeypatch.setattr(engine_of(model).rotations.module, "rope_type", "dynamic")
+    assert len(captured_of(model, batch())) == 0
+
+
+def test_taking_the_engine_off_gives_back_what_it_held(capturing):
+    model = adapted_model("llama")
+    report = install(model, True)
+    gone = [weakref.ref(replay) for replay in captured_of(model, batch()).values()]
+    report.undo()
+    gc.collect()
+    assert all(ref() is None for ref in gone) and report.engine.offloader is None

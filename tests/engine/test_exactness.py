@@ -5,7 +5,8 @@ import torch
 from families import CONFIGS, adapted_model, batch, plain_model, step, worst
 
 from sloth_nb.engine.policy import KEEP, NAMES, LayerPolicy
-from sloth_nb.models.install import engine_of, install
+from sloth_nb.models.install import install
+from sloth_nb.models.report import engine_of
 
 FAMILIES = sorted(CONFIGS)
 LOSS, GRAD = 1e-6, 1e-5

@@ -11,7 +11,8 @@ from sloth_nb.engine import graphs
 from sloth_nb.engine.attention import Composite, CuDNN, Efficient, Flash
 from sloth_nb.engine.policy import LayerPolicy
 from sloth_nb.engine.sequences import Sequences
-from sloth_nb.models.install import engine_of, install
+from sloth_nb.models.install import install
+from sloth_nb.models.report import engine_of
 
 pytestmark = pytest.mark.gpu
 

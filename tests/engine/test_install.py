@@ -7,7 +7,8 @@ import torch
 from families import adapted_model, batch, plain_model, step, worst
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from sloth_nb.models.install import engine_of, install, report_of
+from sloth_nb.models.install import install
+from sloth_nb.models.report import engine_of, report_of
 
 
 def test_undo_gives_the_model_its_own_forwards_back():

@@ -1,5 +1,6 @@
 """Which captured shapes are kept: those whose memory nobody else wants. Without a device, and without a graph."""
 
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -27,6 +28,11 @@ def replays(monkeypatch):
     return made
 
 
+def due(replays, key):
+    replays._count(key)
+    return replays._is_due(key)
+
+
 def test_nothing_is_taken_from_a_forward_whose_backward_is_to_come(replays, monkeypatch):
     monkeypatch.setattr(graphs, "unreserved", lambda device: 0)
     replays._shared.busy = True
@@ -44,19 +50,79 @@ def test_captured_shapes_go_when_a_longer_step_wants_their_memory(replays, monke
 def test_what_gave_way_is_not_captured_again_before_plans_are_made_anew(replays, monkeypatch):
     monkeypatch.setattr(graphs, "unreserved", lambda device: 0)
     replays.give_way(4000, CUDA)
-    assert not any(replays._is_due("long") for _ in range(5))
+    assert not any(due(replays, "long") for _ in range(5))
     replays.clear()
     assert replays._shared is None
-    assert [replays._is_due("long") for _ in range(3)] == [False, False, True]
+    assert [due(replays, "long") for _ in range(3)] == [False, False, True]
 
 
 def test_where_nothing_is_captured_no_device_is_asked():
     Replays().give_way(1 << 20, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("reason", [HardwareError("no RAM"), torch.OutOfMemoryError("no memory")])
-def test_a_shape_that_finds_no_room_runs_as_usual_from_then_on(monkeypatch, reason):
+@pytest.fixture
+def pool(monkeypatch):
+    """A pool of memory for graphs that nobody makes."""
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+
+
+@pytest.mark.parametrize("shapes", [5, 16, 64])
+def test_many_shapes_that_come_again_and_again_are_not_captured_again_and_again(pool, monkeypatch, shapes):
+    monkeypatch.setattr(graphs, "Replay", lambda step, inputs, shared: SimpleNamespace(tokens=1, taken=1))
+    made, captures, draw = Replays(), [], random.Random(0)
+    for _ in range(3000):
+        made.get(draw.randrange(shapes), [], {}, captures.append)
+    assert len(made) == 4 and len(captures) < 20
+
+
+def test_a_shape_that_comes_to_prevail_takes_the_place_of_one_that_no_longer_comes(pool, monkeypatch):
+    monkeypatch.setattr(graphs, "Replay", lambda step, inputs, shared: SimpleNamespace(tokens=1, taken=1))
+    made = Replays()
+    for key in [*"abcd" * 500, *"e" * 1500]:
+        made.get(key, [], {}, lambda buffers: None)
+    assert "e" in made._captured
+
+
+def test_an_interrupt_in_a_capture_reaches_the_user_and_leaves_nothing_half_made(pool, monkeypatch):
+    made = Replays(after=1)
+
+    def broken_off(step, inputs, shared):
+        try:
+            raise KeyboardInterrupt
+        finally:  # as the end of a capture that was broken off does
+            raise RuntimeError("the capture was invalidated")
+
+    monkeypatch.setattr(graphs, "Replay", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        made.get("a shape", [], {}, lambda buffers: None)
+    assert made._shared is None and made.disabled_because is None
+    made.give_way(10, CUDA)
+
+
+def test_memory_that_runs_out_in_a_capture_says_nothing_of_other_shapes(pool, monkeypatch):
+    made = Replays(after=1)
+
+    def out_of_memory(step, inputs, shared):
+        try:
+            raise torch.OutOfMemoryError("no memory")
+        finally:
+            raise RuntimeError("the capture was invalidated")
+
+    monkeypatch.setattr(graphs, "Replay", out_of_memory)
+    assert made.get("a shape", [], {}, lambda buffers: None) is None and made.disabled_because is None
+
+
+def test_gradients_have_a_buffer_each_when_more_parameters_are_trained_than_before(pool, monkeypatch):
+    monkeypatch.setattr(graphs, "Replay", lambda step, inputs, shared: SimpleNamespace(tokens=1, taken=1))
+    made, (first, second) = Replays(after=1), (torch.nn.Parameter(torch.ones(n)) for n in (2, 3))
+    given = []
+    for parameters in ([first], [first, second]):
+        made.get(len(parameters), parameters, {}, given.append)
+    assert [[b.shape for b in buffers] for buffers in given] == [[(2,)], [(2,), (3,)]]
+
+
+@pytest.mark.parametrize("reason", [HardwareError("no RAM"), torch.OutOfMemoryError("no memory")])
+def test_a_shape_that_finds_no_room_runs_as_usual_from_then_on(pool, reason):
     made, tried = Replays(after=2), []
 
     def make_step(buffers):

@@ -8,7 +8,8 @@ from sloth_nb.engine.policy import activation_bytes
 from sloth_nb.engine.rules import offload_policies
 from sloth_nb.engine.step import CausalStep
 from sloth_nb.memory import moving
-from sloth_nb.models.install import engine_of, install
+from sloth_nb.models.install import install
+from sloth_nb.models.report import engine_of
 
 
 @pytest.mark.parametrize("policy", ["keep", "recompute"])
@@ -21,7 +22,7 @@ def test_the_manual_step_gives_the_loss_and_gradients_of_autograd(family, policy
     parameters = [p for layer in engine.layers() for p in layer.parameters()]
     buffers = [torch.full_like(p, torch.nan) for p in parameters]
     targets = torch.nn.functional.pad(inputs["labels"], (0, 1), value=-100)[:, 1:]
-    manual = CausalStep(engine, engine.plan(38, 19), 19, buffers)
+    manual = CausalStep(engine, engine.bound(), engine.plan(38, 19), 19, buffers)
     with torch.no_grad():
         given = {
             "input_ids": inputs["input_ids"],

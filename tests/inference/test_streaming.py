@@ -9,8 +9,8 @@ import torch
 from sloth_nb import FastLanguageModel, generate, stream
 from sloth_nb.errors import ModelError, TemplateError, TrainingError
 from sloth_nb.inference.prompts import encode_prompt
-from sloth_nb.models.install import report_of
 from sloth_nb.models.occupancy import in_use
+from sloth_nb.models.report import report_of
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 

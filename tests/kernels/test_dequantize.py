@@ -118,3 +118,10 @@ def test_a_planted_fault_is_found(device, dtype):
     assert not same(dequantize_nf4(swapped, state, dtype=dtype), want, device)
     state.offset = state.offset * 0
     assert not same(dequantize_nf4(packed, state, dtype=dtype), want, device)
+
+
+def test_the_scales_of_int8_rows_may_lie_in_any_strides(device):
+    quantised = torch.arange(-60, 60, dtype=torch.int8, device=device).view(6, 20)
+    scale = torch.arange(1.0, 13.0, device=device)[::2]
+    wanted = dequantize_int8(quantised, scale.contiguous(), dtype=torch.float32)
+    assert dequantize_int8(quantised, scale, dtype=torch.float32).equal(wanted)

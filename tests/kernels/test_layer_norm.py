@@ -99,3 +99,12 @@ def test_a_planted_fault_is_found(randn, assert_close, device, dtype):
     wrong, _, _ = layer_norm_backward(dy - dy.mean(-1, keepdim=True), x, w, mean, rstd)
     with pytest.raises(AssertionError):
         assert_close(wrong.cpu(), *want["dx"], roundings=2, slack=24)
+
+
+def test_weights_may_lie_in_any_strides(randn, device):
+    x, dy, w, b = randn(5, 48), randn(5, 48), randn(96)[::2], randn(96)[1::2]
+    y, mean, rstd = layer_norm_forward(x, w, b, 1e-5)
+    assert y.equal(layer_norm_forward(x, w.contiguous(), b.contiguous(), 1e-5)[0])
+    got = layer_norm_backward(dy, x, w, mean, rstd, weight_grad=True)
+    wanted = layer_norm_backward(dy, x, w.contiguous(), mean, rstd, weight_grad=True)
+    assert all(a.equal(b) for a, b in zip(got, wanted, strict=True))

@@ -129,3 +129,11 @@ def test_a_planted_fault_is_found(randn, assert_close, device, dtype):
     value, scale = exact(q, k, qw, kw, dq, dk, cos, sin, positions, False)[0]
     with pytest.raises(AssertionError):
         assert_close(wrong.cpu(), value.detach(), scale, roundings=3, slack=24)
+
+
+def test_weights_may_lie_in_any_strides(randn, device):
+    q, k, cos, sin = randn(5, 4, 16), randn(5, 2, 16), randn(5, 8), randn(5, 8)
+    apart = randn(32)[::2], randn(32)[1::2]
+    got = qk_norm_rope_forward(q, k, *apart, 1e-5, cos, sin)
+    wanted = qk_norm_rope_forward(q, k, *(w.contiguous() for w in apart), 1e-5, cos, sin)
+    assert all(a.equal(b) for a, b in zip(got, wanted, strict=True))

@@ -158,3 +158,28 @@ def test_a_planted_fault_is_found(randn, assert_close, device, dtype):
         assert_close((y * 1.02).cpu(), y64, y_scale, roundings=2)
     with pytest.raises(AssertionError):
         assert_close((dy * w * rstd[:, None]).to(dtype).cpu(), dx64, dx_scale, slack=16)
+
+
+@pytest.mark.parametrize("zero_centred", [False, True])
+def test_no_rows_have_no_gradient_whether_the_weight_is_trained_or_not(randn, device, zero_centred):
+    x, w = randn(0, 64), randn(64)
+    _, rstd = rms_norm_forward(x, w, EPS, zero_centred=zero_centred)
+    dx, dw = rms_norm_backward(randn(0, 64), x, w, rstd, zero_centred=zero_centred)
+    assert dx.shape == (0, 64) and dw is None
+
+
+def test_a_weight_may_lie_in_any_strides(randn, device):
+    x, dy = randn(5, 48), randn(5, 48)
+    for w in (randn(96)[::2], torch.tensor([2.5], device=device).expand(48)):
+        (y, rstd), (want, want_rstd) = (rms_norm_forward(x, one, EPS) for one in (w, w.contiguous()))
+        assert y.equal(want)
+        apart = torch.stack([rstd, rstd], 1)[:, 0]
+        got = rms_norm_backward(dy, x, w, apart, weight_grad=True)
+        wanted = rms_norm_backward(dy, x, w.contiguous(), want_rstd, weight_grad=True)
+        assert all(a.equal(b) for a, b in zip(got, wanted, strict=True))
+
+
+def test_a_second_derivative_is_refused_rather_than_left_out(randn, device):
+    x = randn(3, 48).requires_grad_()
+    with pytest.raises(RuntimeError, match="can't be differentiated again"):
+        torch.autograd.grad(rms_norm(x, randn(48), EPS).sum(), x, create_graph=True)

@@ -10,7 +10,7 @@ from torch import nn
 from sloth_nb import FastLanguageModel, generate
 from sloth_nb.errors import ModelError, SlothWarning
 from sloth_nb.models.host_embedding import HostEmbedding, offload_embedding, why_embedding_stays
-from sloth_nb.models.install import engine_of
+from sloth_nb.models.report import engine_of
 from sloth_nb.models.workload import work_of
 
 

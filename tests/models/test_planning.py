@@ -14,8 +14,8 @@ from sloth_nb.memory.room import STANDING
 from sloth_nb.models import FastLanguageModel, planning
 from sloth_nb.models.checkpointing import set_checkpointing
 from sloth_nb.models.host_embedding import HostEmbedding
-from sloth_nb.models.install import engine_of, report_of
 from sloth_nb.models.planning import auto_plan_of
+from sloth_nb.models.report import engine_of, report_of
 
 MIB = 2**20
 LARGEST = {"batch": 8, "length": 512}

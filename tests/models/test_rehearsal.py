@@ -43,6 +43,15 @@ def test_a_step_of_four_bit_adapters_is_known_from_the_config(kind):
         assert any(name.startswith(module + ".") for name in found), (module, found)
 
 
+@pytest.mark.parametrize("capability", [(7, 0), (7, 5)])
+def test_older_cards_are_rehearsed_as_well(capability, capfd):
+    found, newer = (
+        kernels_of(step_launches(config("llama"), method="qlora", dtype=dtype, capability=card))
+        for dtype, card in ((torch.float16, capability), (BF16, (8, 0)))
+    )
+    assert found == newer and not capfd.readouterr().err
+
+
 def test_plain_weights_launch_no_dequantisation():
     found = kernels_of(step_launches(config("llama"), method="lora", dtype=BF16, capability=(9, 0)))
     assert found and not any(name.startswith("dequantize.") for name in found)

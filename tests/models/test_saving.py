@@ -11,8 +11,8 @@ import torch
 
 from sloth_nb import FastLanguageModel, FastModel
 from sloth_nb.errors import ExportError, ModelError, SlothWarning
-from sloth_nb.models.install import report_of
 from sloth_nb.models.merging import merged_model
+from sloth_nb.models.report import report_of
 from sloth_nb.models.writing import written_folder
 
 TEXT = "The quick brown fox jumps over the lazy sloth."

@@ -6,8 +6,8 @@ import torch
 from sloth_nb.engine.causal import CausalEngine
 from sloth_nb.errors import HardwareError
 from sloth_nb.models import planning
-from sloth_nb.models.install import report_of
 from sloth_nb.models.planning import auto_plan_of
+from sloth_nb.models.report import report_of
 
 
 def losses(trainer):

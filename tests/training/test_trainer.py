@@ -120,9 +120,13 @@ def test_it_trains_as_transformers_own_trainer_does(make_trainer, tiny_model):
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_a_model_with_the_engine_in_it_has_the_same_losses(make_trainer, tiny_model, packing):
-    from sloth_nb.models.install import engine_of, install
+def test_a_model_with_the_engine_in_it_has_the_same_losses(make_trainer, tiny_model, packing, monkeypatch):
+    from sloth_nb.engine import batching
+    from sloth_nb.models.install import install
+    from sloth_nb.models.report import engine_of
 
+    looked = []
+    monkeypatch.setattr(batching, "_check_mask", lambda *given: looked.append(given))
     options = {"packing": packing, "max_length": 128, "max_steps": 3, "gradient_accumulation_steps": 2}
     adapter = {"peft_config": LoraConfig(r=4, target_modules="all-linear")}
     plain = make_trainer(tiny_model(), trainer=adapter, **options)
@@ -132,6 +136,7 @@ def test_a_model_with_the_engine_in_it_has_the_same_losses(make_trainer, tiny_mo
     assert report.installed
     ours.train()
     assert not engine_of(ours.model).left_to_model, "the engine answered every call"
+    assert not looked, "and nobody waited for the device to look at a mask"
     assert losses(ours) == pytest.approx(losses(plain), rel=1e-4)
 
 

@@ -1,0 +1,100 @@
+"""The modules that the engine stands in for, as they were when it was bound to them.
+
+The engine reads their parameters and never calls them, so that whatever else they'd do would be lost without a word. A
+module that does more than its class says is refused with the reason; and what changes later (another adapter or scale,
+a parameter in another's place, a hook) is noticed before the next pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from .spec import Unsupported
+
+__all__ = ["Standing", "foreign", "hooked"]
+
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_HELD = ("_modules", "_parameters", *_HOOKS)
+# What an adapter layer of peft computes with, beside its modules and parameters.
+_FACTS = ("_disable_adapters", "_active_adapter", "merged_adapters", "scaling", "lora_variant")
+# Whose modules do what their parameters say. Another package's subclass may do anything.
+_KNOWN = ("torch", "transformers", "peft", "bitsandbytes")
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether somebody's hook runs with this module."""
+    # transformers' own hand out hidden states, and those are never asked of the engine.
+    hooks = [hook for kind in _HOOKS for hook in module.__dict__[kind].values()]
+    return any(getattr(hook, "__module__", None) != "transformers.utils.output_capturing" for hook in hooks)
+
+
+def foreign(module: nn.Module) -> str | None:
+    """What this module does beside what its class does, if anything: its own forward, a hook, a parametrisation."""
+    own = module.__dict__
+    if "forward" in own:
+        return "has a forward of its own"
+    if hooked(module):
+        return "has a hook"
+    if "parametrizations" in own["_modules"]:
+        return "has a parametrised weight"
+    source = getattr(type(module).forward, "__module__", None) or "nowhere"
+    if source.partition(".")[0] not in _KNOWN:
+        return f"is a {type(module).__name__} whose forward comes from {source}"
+    return None
+
+
+class Standing:
+    """What some of a module's children, with all that is in them, consist of.
+
+    It holds what it compares with, so that nothing it knows by identity can be another thing at the same address.
+    """
+
+    def __init__(self, owner: nn.Module, children: Iterable[str]):
+        found = [pair for name in children for pair in getattr(owner, name).named_modules(prefix=name)]
+        self._names = [name for name, _ in found]
+        self._modules = [module for _, module in found]
+        self._own = [module.__dict__ for module in self._modules]
+        self._held = [owner._modules, *(own[kind] for own in self._own for kind in _HELD if own[kind])]
+        self._empty = [own[kind] for own in self._own for kind in _HELD if not own[kind]]
+        self._tensors = [p for own in self._own for p in own["_parameters"].values() if p is not None]
+        self._facts = [(own, fact) for own in self._own for fact in _FACTS if fact in own]
+        self._parts = [
+            part for held in self._held for part in held.values()
+        ]  # kept, so that each id stays its own
+        self._was = self._look()
+
+    def _look(self) -> tuple[list[Any], ...]:
+        """All that is compared, each kind in one go: thousands of modules in less than a millisecond."""
+        return (
+            [id(part) for held in self._held for part in held.values()],
+            list(map(type, self._modules)),
+            ["forward" in own for own in self._own],
+            [own["training"] for own in self._own],
+            [tensor.requires_grad for tensor in self._tensors],
+            [_copied(own.get(fact)) for own, fact in self._facts],
+        )
+
+    def holds(self) -> bool:
+        """Whether all is as it was."""
+        return not any(self._empty) and self._look() == self._was
+
+    def check(self) -> None:
+        """
+        Raises:
+            Unsupported: a module does what the engine would pass by, or its weights are not all on one device.
+        """
+        for name, module in zip(self._names, self._modules, strict=True):
+            if (reason := foreign(module)) is not None:
+                raise Unsupported(f"{name} {reason}, which the engine would pass by")
+        devices = {tensor.device for tensor in self._tensors}
+        if any(device.type == "meta" for device in devices):
+            raise Unsupported("some of its weights are not on a device (they are offloaded, or not loaded)")
+        if len(devices) > 1:
+            raise Unsupported(f"it is spread over {', '.join(sorted(map(str, devices)))}")
+
+
+def _copied(fact: Any) -> Any:
+    return fact.copy() if isinstance(fact, (dict, list)) else fact
