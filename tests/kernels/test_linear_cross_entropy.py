@@ -34,6 +34,19 @@ def assert_near(got, want, dtype, ulps):
     assert error <= ulps * max(torch.finfo(dtype).eps, 2.0**-22), error.item()
 
 
+@pytest.mark.parametrize("shape", [(1, 64, 2), (3, 100, 32_003), (127, 64, 301), (2049, 16, 33)], ids=str)
+def test_odd_shapes_match_float64(randn, device, dtype, shape):
+    hidden, weight, bias, targets = head(randn, *shape, dtype, device)
+    loss64, grads64 = exact(hidden, weight, bias, targets)
+    got = linear_cross_entropy_forward(
+        hidden, weight, targets, bias=bias, weight_grad=True, bias_grad=True, chunk_bytes=100_000
+    )
+    assert_near(got.loss, loss64, dtype, 4)
+    several = max(1.0, (shape[2] / 300) ** 0.5)  # a sum's roundings grow with the root of its terms
+    for grad, want in zip(got[1:4], grads64, strict=True):
+        assert_near(grad, want, dtype, 8 * several)
+
+
 @pytest.mark.parametrize("chunk_bytes", [1, 40_000, 1 << 28], ids=["row-by-row", "chunks", "whole"])
 @pytest.mark.parametrize("softcap", [None, 20.0], ids=["plain", "softcap"])
 def test_loss_and_every_gradient_match_float64(randn, device, dtype, chunk_bytes, softcap):
@@ -146,3 +159,14 @@ def test_heads_that_do_not_fit_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             bad()
+
+
+def test_a_planted_fault_is_found(randn, device, dtype):
+    """Targets that are not shifted with their rows, and a chunk that is left out, are far outside of it."""
+    hidden, weight, bias, targets = head(randn, 21, 64, 301, dtype, device)
+    loss64, (hidden64, *_) = exact(hidden, weight, bias, targets)
+    rolled = linear_cross_entropy_forward(hidden, weight, targets.roll(1), bias=bias)
+    missing = linear_cross_entropy_forward(hidden[:-4], weight, targets[:-4], bias=bias)
+    for value, want in ((rolled.hidden_grad, hidden64), (missing.loss, loss64)):
+        with pytest.raises(AssertionError):
+            assert_near(value, want, dtype, 8)

@@ -77,6 +77,21 @@ def test_outputs_and_every_gradient_match_float64(randn, device, dtype, kinds):
         assert got.dtype == dtype and near(got.detach(), exact.detach(), dtype)
 
 
+@pytest.mark.parametrize("rows", [0, 1, 127, 2049])
+def test_any_number_of_rows_matches_float64(randn, device, dtype, rows):
+    x, dy = randn(rows, 48, dtype=dtype), randn(rows, 33, dtype=dtype)
+    p = projection(randn, 33, 48, dtype, rank=3)
+    (ours, leaves), leaf = trained(p), x.clone().requires_grad_()
+    y = lora_linear(leaf, ours)
+    grads = torch.autograd.grad(y, [leaf, *leaves], dy)
+    (exact, exact_leaves), wide = trained(p, torch.float64, "cpu"), x.double().cpu().requires_grad_()
+    want = lora_reference(wide, exact)
+    want_grads = torch.autograd.grad(want, [wide, *exact_leaves], dy.double().cpu())
+    for got, exactly in zip((y, *grads), (want, *want_grads), strict=True):
+        assert got.shape == exactly.shape
+        assert rows == 0 or near(got.detach(), exactly.detach(), dtype)
+
+
 def test_fp32_adapters_over_16_bit_rows_get_fp32_gradients(randn, device):
     x, p = randn(4, 48, dtype=torch.bfloat16), projection(randn, 32, 48)
     p, leaves = trained(replace(p, weight=p.weight.bfloat16()))
@@ -228,3 +243,15 @@ def test_a_planted_fault_is_found(randn, device, dtype):
     want = lora_reference(x.double().cpu(), trained(p, torch.float64, "cpu")[0])
     assert near(lora_linear(x, p), want.detach(), dtype)
     assert not near(lora_linear(x, replace(p, scale=0.25)), want.detach(), dtype)
+
+
+def test_a_planted_fault_in_the_mlp_or_in_dora_is_found(randn, device):
+    x = randn(5, 48)
+    gate, up, down = (projection(randn, *shape) for shape in ((80, 48), (80, 48), (48, 80)))
+    want = lora_mlp_reference(x, gate, up, down, "silu")
+    assert near(lora_mlp(x, gate, up, down, "silu"), want, torch.float32, 32)
+    assert not near(lora_mlp(x, up, gate, down, "silu"), want, torch.float32, 32)
+    lengths = (gate.weight + gate.scale * gate.b @ gate.a).norm(dim=1)
+    want = lora_linear(x, gate)  # what DoRA is with the lengths that the rows have
+    assert near(dora_linear(x, gate, lengths), want, torch.float32, 32)
+    assert not near(dora_linear(x, gate, gate.weight.norm(dim=1)), want, torch.float32, 32)
