@@ -1,5 +1,7 @@
 """On a GPU: every attention kernel against float64, the 8B layer's shape in bf16, fp16 as on a T4, graphs, offload."""
 
+import threading
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
@@ -9,6 +11,7 @@ from torch.nn import functional as F
 
 from sloth_nb.engine import graphs
 from sloth_nb.engine.attention import Composite, CuDNN, Efficient, Flash
+from sloth_nb.engine.mlp_half import MlpHalf
 from sloth_nb.engine.policy import LayerPolicy
 from sloth_nb.engine.sequences import Sequences
 from sloth_nb.models.install import install
@@ -155,6 +158,67 @@ def test_several_captured_shapes_share_their_memory_and_keep_apart():
             for inputs, (loss, grads) in zip(batches, wanted, strict=True):
                 got_loss, got = step(model, **inputs)
                 assert abs(float(got_loss - loss)) < 1e-5 and worst(got, grads) < 1e-4
+
+
+def test_a_captured_shape_is_right_after_more_lengths_than_rotations_are_kept_of():
+    model, _ = on_gpu(adapted_model("llama"), batch())
+    first = on_gpu(model, batch())[1]
+    install(model, True, cuda_graphs=False)
+    loss, grads = step(model, **first)
+    install(model, True)
+    for length in (*[19] * 4, *range(20, 60)):
+        step(model, **on_gpu(model, batch(1 if length > 19 else 2, length))[1])
+    torch.full((1 << 22,), float("nan"), device="cuda")  # whatever was freed is written over
+    got_loss, got = step(model, **first)
+    assert abs(float(got_loss - loss)) < 1e-5 and worst(got, grads) < 1e-4
+
+
+def test_a_capture_that_is_broken_off_leaves_the_stream_and_the_next_steps_as_they_were(monkeypatch):
+    model, _ = on_gpu(adapted_model("llama"), batch())
+    inputs = on_gpu(model, batch())[1]
+    install(model, True, cuda_graphs=False)
+    loss, grads = step(model, **inputs)
+    stream = torch.cuda.current_stream()
+    for error in (KeyboardInterrupt, torch.OutOfMemoryError, RuntimeError):
+        install(model, "offload")
+
+        def breaks(self, *args, keeps, error=error, forward=MlpHalf.forward):
+            if torch.cuda.is_current_stream_capturing():
+                raise error("in the middle")
+            return forward(self, *args, keeps=keeps)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(MlpHalf, "forward", breaks)
+            for _ in range(4):
+                with suppress(KeyboardInterrupt):
+                    step(model, **inputs)
+        assert torch.cuda.current_stream() == stream
+        got_loss, got = step(model, **inputs)
+        assert abs(float(got_loss - loss)) < 1e-5 and worst(got, grads) < 1e-4
+
+
+def test_other_threads_use_the_device_while_a_step_is_captured():
+    model, _ = on_gpu(adapted_model("llama"), batch())
+    over, failed = threading.Event(), []
+
+    def pins():
+        while not over.is_set():
+            try:
+                torch.empty(1 << 20).pin_memory().cuda(non_blocking=True).sum().item()
+            except RuntimeError as error:
+                failed.append(error)
+
+    thread = threading.Thread(target=pins)
+    thread.start()
+    try:
+        install(model, True)
+        for length in range(19, 27):
+            for _ in range(4):
+                step(model, **on_gpu(model, batch(2, length))[1])
+    finally:
+        over.set()
+        thread.join()
+    assert not failed and engine_of(model).captured.replays.disabled_because is None
 
 
 def test_a_shape_of_which_no_second_step_would_fit_is_not_captured(monkeypatch):
