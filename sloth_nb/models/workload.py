@@ -23,7 +23,7 @@ def work_of(model: Any, **options: Any) -> Work:
         ModelError: an architecture that the memory model doesn't know. TrainingError: an option that can't be.
     """
     adapter = getattr(model, "active_peft_config", None)
-    found: dict[str, Any] = {"method": _method(model, adapter), **_how(model)}
+    found: dict[str, Any] = {"method": _method(model, adapter), **_how(model, options.get("engine"))}
     if adapter is not None:
         found["rank"] = adapter.r
         if not isinstance(adapter.target_modules, str):
@@ -42,10 +42,10 @@ def _method(model: Any, adapter: Any) -> str:
     return "full" if adapter is None else "lora"
 
 
-def _how(model: Any) -> dict[str, Any]:
+def _how(model: Any, asked: str | None) -> dict[str, Any]:
     """Who computes, and what becomes of activations."""
     engine = engine_of(model)
-    if engine is None:
+    if engine is None or asked == "hf":
         return {"engine": "hf", "policy": "recompute" if recomputing.is_on(model) else "keep"}
     settings = engine.settings
     here = {"engine": "sloth", "graphs": settings.cuda_graphs, "loss_chunk": settings.loss_chunk_bytes}

@@ -44,7 +44,8 @@ def plan_run(model: Any, args: SFTConfig, rows: Any, optimizer: Any = None) -> m
     planner = auto_plan_of(model)
     if planner is None:
         return None
-    return planner.begin(optimiser_is_there=_has_states(optimizer), **shape_of(args, rows))
+    shape = shape_of(args, rows) | _who_computes(model, args)
+    return planner.begin(optimiser_is_there=_has_states(optimizer), **shape)
 
 
 def predicted_bytes(model: Any, args: SFTConfig, rows: Any, gpu: str | None = None) -> int | None:
@@ -57,7 +58,7 @@ def predicted_bytes(model: Any, args: SFTConfig, rows: Any, gpu: str | None = No
     if gpu is None and args.device.type != "cuda":
         return None
     try:
-        work = work_of(model, **shape_of(args, rows))
+        work = work_of(model, **shape_of(args, rows), **_who_computes(model, args))
         if gpu is None:
             work = _as_the_engine_will(model, work)
         return int(memory.estimate_work(work, memory.device_for(gpu)).tensors)
@@ -65,10 +66,15 @@ def predicted_bytes(model: Any, args: SFTConfig, rows: Any, gpu: str | None = No
         return None
 
 
+def _who_computes(model: Any, args: SFTConfig) -> dict[str, Any]:
+    """fp32 weights that are to be computed with in 16 bits are left to transformers' own modules."""
+    return {"engine": "hf"} if (args.bf16 or args.fp16) and model.dtype.itemsize > 2 else {}
+
+
 def _as_the_engine_will(model: Any, work: memory.Work) -> memory.Work:
     """The work with the very policies that the engine takes on this card for its largest batch."""
     engine = engine_of(model)
-    if engine is None:
+    if engine is None or work.engine != "sloth":
         return work
     made = engine.plan(work.tokens, work.length)
     policies = tuple(Policy(tuple(policy.device), tuple(policy.host)) for policy in made.policies)

@@ -28,6 +28,9 @@ def test_a_run_is_described_to_the_memory_model_as_it_is(make_trainer, tiny_llam
     install(trainer.model, "unsloth")
     told = predicted_bytes(trainer.model, trainer.args, trainer.train_dataset, gpu="T4")
     assert told == memory.estimate(config, gpu="T4", engine="sloth", policy="sloth", **about).tensors
+    trainer.args.fp16 = True  # the engine leaves fp32 weights under autocast to the model
+    told = predicted_bytes(trainer.model, trainer.args, trainer.train_dataset, gpu="T4")
+    assert told == memory.estimate(config, gpu="T4", engine="hf", policy="keep", **about).tensors
 
 
 def test_nothing_is_predicted_for_a_cpu_or_an_unknown_card(make_trainer):
