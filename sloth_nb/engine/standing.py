@@ -7,10 +7,11 @@ a parameter in another's place, a hook) is noticed before the next pass.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .spec import Unsupported
 
@@ -49,37 +50,41 @@ def foreign(module: nn.Module) -> str | None:
 class Standing:
     """What some of a module's children, with all that is in them, consist of.
 
-    It holds what it compares with, so that nothing it knows by identity can be another thing at the same address.
+    Modules are held, so that no other can come to have the identity of one that went. Parameters are not: a model that
+    is merged or loaded anew shall not be there twice.
     """
 
     def __init__(self, owner: nn.Module, children: Iterable[str]):
         found = [pair for name in children for pair in getattr(owner, name).named_modules(prefix=name)]
         self._names = [name for name, _ in found]
         self._modules = [module for _, module in found]
-        self._own = [module.__dict__ for module in self._modules]
-        self._held = [owner._modules, *(own[kind] for own in self._own for kind in _HELD if own[kind])]
-        self._empty = [own[kind] for own in self._own for kind in _HELD if not own[kind]]
-        self._tensors = [p for own in self._own for p in own["_parameters"].values() if p is not None]
-        self._facts = [(own, fact) for own in self._own for fact in _FACTS if fact in own]
-        self._parts = [
-            part for held in self._held for part in held.values()
-        ]  # kept, so that each id stays its own
+        own = self._own = [module.__dict__ for module in self._modules]
+        self._held = [owner._modules, *(one[kind] for one in own for kind in _HELD if one[kind])]
+        self._empty = [one[kind] for one in own for kind in _HELD if not one[kind]]
+        self._parameters = [one["_parameters"] for one in own if one["_parameters"]]
+        self._alive = [weakref.ref(parameter) for parameter in self._tensors()]
+        self._facts = [(one, fact) for one in own for fact in _FACTS if fact in one]
         self._was = self._look()
 
+    def _tensors(self) -> list[Tensor]:
+        return [p for held in self._parameters for p in held.values() if p is not None]
+
     def _look(self) -> tuple[list[Any], ...]:
-        """All that is compared, each kind in one go: thousands of modules in less than a millisecond."""
+        """All that is compared, each kind in one go: thousands of modules in about a millisecond."""
         return (
             [id(part) for held in self._held for part in held.values()],
             list(map(type, self._modules)),
             ["forward" in own for own in self._own],
             [own["training"] for own in self._own],
-            [tensor.requires_grad for tensor in self._tensors],
+            [tensor.requires_grad for tensor in self._tensors()],
             [_copied(own.get(fact)) for own, fact in self._facts],
         )
 
     def holds(self) -> bool:
         """Whether all is as it was."""
-        return not any(self._empty) and self._look() == self._was
+        if any(self._empty) or not all(alive() is not None for alive in self._alive):
+            return False
+        return self._look() == self._was
 
     def check(self) -> None:
         """
@@ -89,7 +94,7 @@ class Standing:
         for name, module in zip(self._names, self._modules, strict=True):
             if (reason := foreign(module)) is not None:
                 raise Unsupported(f"{name} {reason}, which the engine would pass by")
-        devices = {tensor.device for tensor in self._tensors}
+        devices = {tensor.device for tensor in self._tensors()}
         if any(device.type == "meta" for device in devices):
             raise Unsupported("some of its weights are not on a device (they are offloaded, or not loaded)")
         if len(devices) > 1:

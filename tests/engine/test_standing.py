@@ -4,6 +4,7 @@ Each case is compared with transformers + peft, to which the same is done.
 """
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -205,6 +206,17 @@ def test_dropout_drops_whatever_the_mode_was_when_the_engine_came():
     still = {float(model(**batch()).loss) for _ in range(2)}
     model.train()
     assert len(still) == 1 and len({float(model(**batch()).loss) for _ in range(3)}) == 3
+
+
+def test_weights_that_were_replaced_are_not_kept(monkeypatch):
+    model, inputs = adapted_model("llama"), batch()
+    install(model)
+    step(model, **inputs)
+    projection = layer(model).mlp.up_proj.base_layer
+    gone = weakref.ref(projection.weight)
+    projection.weight = nn.Parameter(projection.weight.detach().clone(), requires_grad=False)
+    assert gone() is None
+    step(model, **inputs)
 
 
 def test_a_tuned_norm_is_refused_with_the_reason():
