@@ -27,9 +27,14 @@ _KNOWN = ("torch", "transformers", "peft", "bitsandbytes")
 
 def hooked(module: nn.Module) -> bool:
     """Whether somebody's hook runs with this module."""
-    # transformers' own hand out hidden states, and those are never asked of the engine.
-    hooks = [hook for kind in _HOOKS for hook in module.__dict__[kind].values()]
-    return any(getattr(hook, "__module__", None) != "transformers.utils.output_capturing" for hook in hooks)
+    return any(not _harmless(hook) for kind in _HOOKS for hook in module.__dict__[kind].values())
+
+
+def _harmless(hook: Any) -> bool:
+    """transformers' that hand out hidden states, which are never asked of the engine, and everybody's that makes an
+    embedding's output ask for a gradient, so that checkpointing has one to follow."""
+    source, name = getattr(hook, "__module__", ""), getattr(hook, "__name__", "")
+    return source == "transformers.utils.output_capturing" or name.startswith("make_inputs_require_grad")
 
 
 def foreign(module: nn.Module) -> str | None:

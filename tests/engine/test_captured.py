@@ -131,6 +131,16 @@ def test_rotations_live_as_long_as_the_graph_that_reads_them(capturing):
     assert (19, torch.device("cpu")) not in table._plain and all(ref() is not None for ref in read)
 
 
+def test_an_embedding_that_asks_for_a_gradient_is_no_reason_not_to_capture(capturing):
+    model = adapted_model("llama")
+    model.enable_input_require_grads()
+    install(model, True)
+    assert len(captured_of(model, batch())) == 1
+    model.get_input_embeddings().register_forward_hook(lambda module, args, output: 2 * output)
+    engine_of(model).forget_plans()
+    assert len(captured_of(model, batch())) == 0
+
+
 def test_an_adapted_embedding_is_trained_at_every_step(capturing):
     model = adapted_model("llama", target_modules=[*TARGETS, "embed_tokens"])
     loss, wanted = step(model, **batch())
