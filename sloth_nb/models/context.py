@@ -9,9 +9,16 @@ from typing import Any
 from sloth_nb.errors import ModelError
 from sloth_nb.notices import warn
 
-__all__ = ["apply_context", "context_of", "positions_of", "read_positions", "write_positions"]
+__all__ = [
+    "POSITIONS_FILE",
+    "apply_context",
+    "context_of",
+    "positions_of",
+    "read_positions",
+    "write_positions",
+]
 
-_POSITIONS_FILE = "sloth_nb_positions.json"
+POSITIONS_FILE = "sloth_nb_positions.json"
 
 # Types whose factor simply multiplies; longrope has one factor a frequency instead.
 _SCALABLE = ("default", "linear", "dynamic", "yarn", "llama3")
@@ -73,13 +80,12 @@ def positions_of(config: Any) -> dict[str, Any]:
 def write_positions(positions: dict[str, Any] | None, folder: Path) -> None:
     """Beside an adapter that was trained on a stretched base: its own files say nothing about that."""
     if positions:
-        (folder / _POSITIONS_FILE).write_text(json.dumps(positions, indent=2), encoding="utf-8")
+        (folder / POSITIONS_FILE).write_text(json.dumps(positions, indent=2), encoding="utf-8")
 
 
-def read_positions(config: Any, adapter: str) -> None:
-    """Stretches a base's config as it was when the adapter in that folder was trained, if it was."""
-    file = Path(adapter) / _POSITIONS_FILE
-    if file.is_file():
+def read_positions(config: Any, file: Path | None) -> None:
+    """Stretches a base's config as it was when the adapter with this file beside it was trained, if it was."""
+    if file is not None:
         try:
             positions = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

@@ -12,16 +12,16 @@ from sloth_nb.models.adapters import load_adapter
 from sloth_nb.models.architecture import choose_class, is_multimodal, load_config, load_weights
 from sloth_nb.models.binding import bind_methods
 from sloth_nb.models.checkpointing import set_checkpointing
-from sloth_nb.models.context import apply_context, positions_of, read_positions
+from sloth_nb.models.context import POSITIONS_FILE, apply_context, positions_of, read_positions
 from sloth_nb.models.devices import choose_device_map, main_device
 from sloth_nb.models.host_embedding import offload_embedding as embedding_to_host
 from sloth_nb.models.quantization import keep_trainable
 from sloth_nb.models.rehearsal import Rehearsal
 from sloth_nb.models.seeding import seeded
 from sloth_nb.models.settings import Settings, attach
-from sloth_nb.models.sources import HubOptions, find_source
+from sloth_nb.models.sources import HubOptions, beside_adapter, find_source
 from sloth_nb.models.tokenizers import load_tokenizer, mend_tokenizer, text_tokenizer
-from sloth_nb.models.weights import choose_weights
+from sloth_nb.models.weights import FORM_FILE, choose_weights, read_form
 from sloth_nb.notices import warn
 
 __all__ = ["load"]
@@ -41,7 +41,7 @@ def load(
     model_name: str = DEFAULT_MODEL,
     max_seq_length: int | None = 2048,
     dtype: Any = None,
-    load_in_4bit: bool = True,
+    load_in_4bit: bool | None = None,
     load_in_8bit: bool = False,
     load_in_16bit: bool = False,
     full_finetuning: bool = False,
@@ -86,9 +86,10 @@ def load(
             says how; None is the model's own.
         dtype: None for the best this device truly has (bf16; fp16 on a T4; bf16 on a CPU), or a dtype or its
             name.
-        load_in_4bit: NF4 weights through bitsandbytes. Being the default, it gives way to ``load_in_8bit``,
-            ``load_in_16bit``, ``full_finetuning`` and a ``quantization_config``; without bitsandbytes the
-            weights are loaded in 16 bits, with a warning.
+        load_in_4bit: NF4 weights through bitsandbytes. None means True, except for an adapter that was saved
+            here: then the base is loaded in the form that the adapter was trained on. True, too, gives way to
+            ``load_in_8bit``, ``load_in_16bit``, ``full_finetuning`` and a ``quantization_config``; without
+            bitsandbytes the weights are loaded in 16 bits, with a warning.
         load_in_8bit: LLM.int8 weights through bitsandbytes.
         load_in_16bit: plain weights in ``dtype``.
         full_finetuning: every weight is trained, so none is quantised. Otherwise all weights are frozen until
@@ -157,11 +158,14 @@ def load(
             also_known=_own_arguments(),
         )
 
+        if load_in_4bit is None and not (load_in_8bit or load_in_16bit or full_finetuning):
+            form = read_form(beside_adapter(source, FORM_FILE))
+            load_in_4bit, load_in_8bit = form == "4bit", form == "8bit"
         placement = choose_device_map(device_map)
         weights = choose_weights(
             device=main_device(placement),
             dtype=dtype,
-            load_in_4bit=load_in_4bit,
+            load_in_4bit=bool(load_in_4bit),
             load_in_8bit=load_in_8bit,
             load_in_16bit=load_in_16bit,
             full_finetuning=full_finetuning,
@@ -177,7 +181,7 @@ def load(
         )
     own_positions = positions_of(config)
     if source.adapter and rope_scaling is None:
-        read_positions(config, source.adapter)
+        read_positions(config, beside_adapter(source, POSITIONS_FILE))
     context = apply_context(config, max_seq_length, rope_scaling)
     positions = positions_of(config)
     tokenizer = load_tokenizer(

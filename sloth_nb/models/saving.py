@@ -12,6 +12,7 @@ from sloth_nb.models.context import write_positions
 from sloth_nb.models.merging import merged_model
 from sloth_nb.models.precision import is_bf16_supported
 from sloth_nb.models.settings import settings_of
+from sloth_nb.models.weights import write_form
 from sloth_nb.models.writing import written_folder
 from sloth_nb.notices import warn
 
@@ -30,7 +31,7 @@ def save_pretrained(self: Any, save_directory: str, *args: Any, **kwargs: Any) -
         kwargs.setdefault("repo_id", Path(save_directory).name)
     with written_folder(save_directory) as folder:
         result = own(self, str(folder), *args, **kwargs)
-        _note_positions(self, folder)
+        _note_base(self, folder)
     return result
 
 
@@ -160,13 +161,15 @@ def _save_adapter(model: Any, target: Path, tokenizer: Any, state_dict: dict[str
     with written_folder(target) as folder:
         more = {} if state_dict is None else {"state_dict": state_dict}
         type(model).save_pretrained(model, str(folder), **more)
-        _note_positions(model, folder)
+        _note_base(model, folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
 
 
-def _note_positions(model: Any, folder: Path) -> None:
+def _note_base(model: Any, folder: Path) -> None:
+    """Beside an adapter: as what its base must be loaded, so that it finds again what it was trained on."""
     if (folder / "adapter_config.json").is_file():
+        write_form(model, folder)
         write_positions(settings_of(model).stretched_positions, folder)
 
 

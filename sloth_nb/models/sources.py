@@ -14,7 +14,7 @@ from sloth_nb.catalog.embedded import DEFAULT_MODEL, default_model_path
 from sloth_nb.catalog.find import known, nearest
 from sloth_nb.errors import ModelError
 
-__all__ = ["HubOptions", "Source", "find_source"]
+__all__ = ["HubOptions", "Source", "beside_adapter", "find_source"]
 
 _ADAPTER_FILE = "adapter_config.json"
 _MODEL_FILE = "config.json"
@@ -75,6 +75,27 @@ def find_source(name: str, options: HubOptions) -> Source:
     if _is_path(name):
         raise ModelError(_no_such_folder(path))
     return _on_hub(name, options)
+
+
+def beside_adapter(source: Source, file: str) -> Path | None:
+    """A file that was saved beside a model's adapter, here or on the Hub; None where there is none.
+
+    Raises:
+        ModelError: the Hub couldn't be asked.
+    """
+    if source.adapter is None:
+        return None
+    if Path(source.adapter).is_dir():
+        return path if (path := Path(source.adapter) / file).is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(source.adapter, file, **source.adapter_options.arguments()))
+    except EntryNotFoundError:
+        return None
+    except Exception as error:
+        raise ModelError(_hub_says(source.adapter, source.adapter_options, error)) from error
 
 
 def _in_folder(folder: Path, options: HubOptions) -> Source:

@@ -19,7 +19,7 @@ LOADING_DEFAULTS = {
     "model_name": "smollm2-135m-instruct",
     "max_seq_length": 2048,
     "dtype": None,
-    "load_in_4bit": True,
+    "load_in_4bit": None,  # True, or what an adapter was trained on
     "load_in_8bit": False,
     "load_in_16bit": False,
     "full_finetuning": False,

@@ -84,6 +84,40 @@ def test_an_adapter_trained_on_a_stretched_base_stretches_it_again(tiny_llama_pa
     assert not torch.equal(logits(model, tokenizer), logits(plain, tokenizer))
 
 
+@pytest.mark.parametrize("save", ["save_pretrained", "save_pretrained_merged"])
+@pytest.mark.parametrize("form", ["4bit", "8bit", "16bit"])
+def test_an_adapter_brings_back_the_form_of_the_weights_that_it_was_trained_on(
+    tiny_llama_path, tmp_path, form, save
+):
+    pytest.importorskip("bitsandbytes")
+    model, tokenizer = FastLanguageModel.from_pretrained(str(tiny_llama_path), **{f"load_in_{form}": True})
+    model = stir(FastLanguageModel.get_peft_model(model))
+    more = {"save_method": "lora"} if save == "save_pretrained_merged" else {}
+    getattr(model, save)(tmp_path / "lora", **more)
+    again, _ = FastLanguageModel.from_pretrained(str(tmp_path / "lora"))
+    kind = {"4bit": "Linear4bit", "8bit": "Linear8bitLt", "16bit": "Linear"}[form]
+    assert type(again.get_base_model().model.layers[0].mlp.up_proj.base_layer).__name__ == kind
+    assert torch.equal(logits(model, tokenizer), logits(again, tokenizer))
+
+
+@pytest.mark.parametrize("asked", [{"load_in_4bit": False}, {"load_in_16bit": True}])
+def test_the_form_asked_for_wins_over_the_one_that_the_adapter_names(adapted, tmp_path, asked):
+    model, _ = adapted
+    model.save_pretrained(tmp_path / "lora")
+    (tmp_path / "lora" / "sloth_nb_base.json").write_text('{"load_in": "4bit"}')
+    again, _ = FastLanguageModel.from_pretrained(str(tmp_path / "lora"), **asked)
+    assert not getattr(again, "is_quantized", False)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"load_in": "2bit"}', '{"load_in": {}}'])
+def test_an_adapter_that_names_no_known_form_says_what_to_pass(adapted, tmp_path, text):
+    model, _ = adapted
+    model.save_pretrained(tmp_path / "lora")
+    (tmp_path / "lora" / "sloth_nb_base.json").write_text(text)
+    with pytest.raises(ModelError, match=r"sloth_nb_base\.json .* Pass load_in_4bit=True or False"):
+        FastLanguageModel.from_pretrained(str(tmp_path / "lora"))
+
+
 def test_plain_peft_reads_the_same_folder(adapted, tmp_path):
     from peft import AutoPeftModelForCausalLM
 

@@ -11,7 +11,7 @@ from huggingface_hub import errors
 from sloth_nb import FastLanguageModel
 from sloth_nb.catalog.embedded import DEFAULT_MODEL, default_model_path
 from sloth_nb.errors import ModelError
-from sloth_nb.models.sources import HubOptions, Source, find_source
+from sloth_nb.models.sources import HubOptions, Source, beside_adapter, find_source
 
 
 def find(name, **options):
@@ -122,6 +122,25 @@ def test_the_token_and_the_revision_reach_the_hub_and_the_bases_revision_is_its_
     }
     assert hub.asked[-1][2]["revision"] == "v1"
     assert found.tokenizer[0] == ("owner/lora" if own_tokenizer else "owner/base")
+
+
+def test_a_file_beside_an_adapter_is_found_here_and_on_the_hub(hub, tmp_path):
+    here = folder(tmp_path / "lora", note={})
+    assert beside_adapter(Source("base"), "note.json") is None
+    assert beside_adapter(Source("base", adapter=str(here)), "note.json") == here / "note.json"
+    assert beside_adapter(Source("base", adapter=str(here)), "other.json") is None
+    there = Source("base", adapter="owner/lora", adapter_options=HubOptions("hf_x", "v1"))
+    hub.answer = here / "note.json"
+    assert beside_adapter(there, "note.json") == here / "note.json"
+    assert hub.asked == [
+        ("owner/lora", "note.json", {"token": "hf_x", "revision": "v1", "local_files_only": False})
+    ]
+    for missing in (http_error(errors.RemoteEntryNotFoundError), errors.LocalEntryNotFoundError("offline")):
+        hub.answer = missing
+        assert beside_adapter(there, "note.json") is None
+    hub.answer = http_error(errors.GatedRepoError)
+    with pytest.raises(ModelError, match="is gated"):
+        beside_adapter(there, "note.json")
 
 
 @pytest.mark.parametrize(
