@@ -163,7 +163,7 @@ def _train(options: argparse.Namespace, variables: Variables) -> Any:
 
 
 def _chat_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", default="model", help="its variable, or a name to load")
+    parser.add_argument("model", nargs="?", default="model", help="its variable, or a name to load for this chat alone")
     parser.add_argument(
         "--tokenizer", default="tokenizer", help="the variable that holds it (default: tokenizer)"
     )
@@ -178,9 +178,11 @@ def _chat(options: argparse.Namespace, variables: Variables) -> Any:
         tokenizer = _variable(variables, options.tokenizer, "a tokenizer")
     else:
         from sloth_nb.models import FastLanguageModel
+        from sloth_nb.models.devices import best_device
 
-        model, tokenizer = FastLanguageModel.from_pretrained(options.model)
-        variables.update(model=model, tokenizer=tokenizer)
+        # Four bits save a card's memory; a CPU has the room, and is slow with them.
+        whole = {"load_in_4bit": False} if best_device().type == "cpu" else {}
+        model, tokenizer = FastLanguageModel.from_pretrained(options.model, **whole)
     return Chat(model, tokenizer, **_given(options, "system"))
 
 
@@ -201,7 +203,15 @@ def _notebook(options: argparse.Namespace, variables: Variables) -> Any:
     if options.model is None:
         from sloth_nb_widgets import NotebookMaker
 
-        return NotebookMaker(platform="jupyter")
+        from sloth_nb.authoring.platforms import platform
+        from sloth_nb.authoring.tasks import task
+
+        return NotebookMaker(
+            task=task(options.task).name,
+            platform=platform(options.platform).name,
+            path=options.path or "",
+            overwrite=options.force,
+        )
     from sloth_nb.authoring.recipe import make_notebook
 
     return _link(

@@ -93,6 +93,18 @@ def test_chat_takes_the_notebooks_model(tiny_llama, shared_tokenizer):
     assert chat.system == "Be slow."
 
 
+def test_chat_with_a_model_by_name_leaves_the_notebooks_own_alone(tiny_llama_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr("sloth_nb.models.devices.best_device", lambda: torch.device("cpu"))
+    mine = {"model": object(), "tokenizer": object()}
+    variables = dict(mine)
+    chat = sloth(f"chat '{tiny_llama_path.as_posix()}'", variables)
+    assert variables == mine
+    assert chat.model.config.model_type == "llama" and chat.tokenizer.chat_template
+    assert not getattr(chat.model, "is_quantized", False), "a CPU chats in 16 bits"
+
+
 def test_classroom_writes_the_course(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shown = sloth("classroom", {})
@@ -111,6 +123,11 @@ def test_notebook_without_a_model_is_a_panel_to_choose_one():
     assert sloth("notebook", {}).recipe.platform.name == "jupyter"
 
 
+def test_notebook_without_a_model_takes_its_options_into_the_panel():
+    maker = sloth("notebook --platform colab --task tools -o mine.ipynb --force", {})
+    assert (maker.platform, maker.task, maker.path, maker.overwrite) == ("colab", "tools", "mine.ipynb", True)
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -120,6 +137,8 @@ def test_notebook_without_a_model_is_a_panel_to_choose_one():
         ("estimate --batch many", "invalid int value"),
         ("estimate --method dance", "a method is one of"),
         ("preview", "the following arguments are required: data"),
+        ("notebook --platform cola", "colab"),
+        ("notebook --task tool", "tools"),
         ("preview 'open", "the line can't be read"),
         ("preview x --tokenizer tok", "no variable 'tok'"),
     ],
