@@ -163,7 +163,9 @@ def _train(options: argparse.Namespace, variables: Variables) -> Any:
 
 
 def _chat_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", default="model", help="its variable, or a name to load for this chat alone")
+    parser.add_argument(
+        "model", nargs="?", default="model", help="its variable, or a name to load for this chat alone"
+    )
     parser.add_argument(
         "--tokenizer", default="tokenizer", help="the variable that holds it (default: tokenizer)"
     )

@@ -16,10 +16,12 @@ from sloth_nb.models.checkpointing import set_checkpointing
 from sloth_nb.models.seeding import seeded
 from sloth_nb.models.settings import settings_of
 from sloth_nb.models.sources import HubOptions
-from sloth_nb.models.targets import choose_targets, last_layers, unmatched, unmatched_said
+from sloth_nb.models.targets import choose_targets, holds_adapter, last_layers, unmatched, unmatched_said
 from sloth_nb.notices import warn
 
 __all__ = ["add_adapter", "load_adapter"]
+
+_BIASES = ("none", "all", "lora_only")
 
 
 @told("Interrupted while the adapter was added, and the model may hold a part of it. Load the model again.")
@@ -69,18 +71,26 @@ def add_adapter(
             warning.
         loftq_config: with ``init_lora_weights="loftq"``, as in peft.
         finetune_vision_layers, finetune_language_layers, finetune_attention_modules, finetune_mlp_modules,
-            finetune_audio_layers: which parts get adapters, when ``target_modules`` is None.
+            finetune_audio_layers: which parts get adapters, when ``target_modules`` isn't given.
         temporary_location: without effect here. qat_scheme: refused.
         kwargs: further fields of peft's ``LoraConfig`` (``use_dora``, ``rank_pattern``, …).
     Returns:
         peft's ``PeftModel``, its adapter weights in fp32. The model as it is, with a warning, where every
         weight is trained already, or where it has an adapter of just these settings.
     Raises:
-        ModelError: no layer of that name, another adapter is there already, or settings that peft refuses.
+        ModelError: not a model, no layer of that name, another adapter is there already, or settings that peft
+            refuses.
     """
     with put_off():
         from peft import LoraConfig, PeftModel
 
+    _refuse_other_than_a_model(model)
+    if not isinstance(model, PeftModel) and holds_adapter(model):
+        raise ModelError(
+            "This model already has an adapter: use the object that get_peft_model returned, or load the model again."
+        )
+    if bias not in _BIASES:
+        raise ModelError(f"bias={bias!r} is not known; it is {', '.join(map(repr, _BIASES))}.")
     arguments.settle(locals(), arguments.PEFT)
     settings = settings_of(model)
     if settings.full_finetuning:
@@ -97,10 +107,11 @@ def add_adapter(
     lora = [field.name for field in fields(LoraConfig)]
     arguments.refuse_unknown(kwargs, lora, "get_peft_model")
     layers_to_transform = last_layers(model, finetune_last_n_layers, layers_to_transform)
-    targets = list(target_modules) if isinstance(target_modules, tuple) else target_modules
-    if not isinstance(model, PeftModel):
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    targets = None
+    if base is model or target_modules is not None:
         targets = choose_targets(
-            model,
+            base,
             target_modules,
             vision=finetune_vision_layers,
             language=finetune_language_layers,
@@ -132,13 +143,25 @@ def add_adapter(
     host_embedding.refuse_training(model, config)
     if isinstance(model, PeftModel):
         return _same_adapter(model, config, use_gradient_checkpointing)
-    missed = [] if isinstance(targets, str) else unmatched(model, targets or [])
+    missed = [] if isinstance(target_modules, str | None) else unmatched(model, target_modules)
     adapted = _wrap(model, config, random_state, float32=settings.float32_adapters)
     if missed and not config.target_parameters:  # which peft fills itself for experts that it knows
         warn(unmatched_said(model, missed))
     set_checkpointing(adapted, use_gradient_checkpointing)
     bind_methods(adapted)
     return adapted
+
+
+def _refuse_other_than_a_model(given: Any) -> None:
+    if callable(getattr(given, "get_output_embeddings", None)):
+        return
+    if isinstance(given, str):
+        hint = f"Load it first: model, tokenizer = FastLanguageModel.from_pretrained({given!r})."
+    elif isinstance(given, tuple):
+        hint = "from_pretrained returns two things: model, tokenizer = FastLanguageModel.from_pretrained(…)."
+    else:
+        hint = "Pass the first of the two things that from_pretrained returns."
+    raise ModelError(f"get_peft_model takes a language model, and got a {type(given).__name__}. {hint}")
 
 
 def load_adapter(model: Any, adapter: str, options: HubOptions) -> Any:
@@ -169,7 +192,8 @@ def _wrap(model: Any, config: Any, seed: int, *, float32: bool) -> Any:
         try:
             return get_peft_model(model, config, autocast_adapter_dtype=float32)
         except (ValueError, TypeError, ImportError) as error:
-            raise ModelError(f"The adapters can't be added: {error}") from error
+            again = " The model may hold a part of them: load it again." if holds_adapter(model) else ""
+            raise ModelError(f"The adapters can't be added: {error}{again}") from error
 
 
 def _born_on(model: Any, start: Any) -> AbstractContextManager:
