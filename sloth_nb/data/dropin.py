@@ -39,7 +39,7 @@ def get_chat_template(
         map_eos_token: make the template's end-of-turn token the tokenizer's EOS, when its vocabulary has it.
         system_message: said before conversations that bring no system message of their own.
     Raises:
-        TemplateError: no such name, or the template doesn't work.
+        TemplateError: no such name, or the template doesn't work. What only looks wrong is a warning.
     """
     from sloth_nb.data.template import ChatTemplate
 
@@ -57,14 +57,18 @@ def get_chat_template(
     inner.chat_template = text
     if tokenizer is not inner:
         tokenizer.chat_template = text
-    if keys == _PLAIN_KEYS:
-        for finding in lint_template(inner):
-            if finding.level == "error":
-                raise TemplateError(f"This chat template doesn't work: {finding.message}")
-    if map_eos_token and keys == _PLAIN_KEYS:
+    findings = lint_template(inner)
+    for finding in findings:
+        if finding.level == "error":
+            raise TemplateError(f"This chat template doesn't work: {finding.message}")
+    if map_eos_token:
         end = end or ChatTemplate(inner).end_of_turn.strip()
         if end and end != inner.eos_token and end in inner.get_vocab():
             inner.eos_token = end
+            findings = lint_template(inner)
+    for finding in findings:
+        if finding.level == "warning":
+            warn(f"About this chat template: {finding.message}")
     return tokenizer
 
 
@@ -78,14 +82,20 @@ def _with_system(message: str) -> str:
 
 
 def _with_keys(keys: Mapping[str, str]) -> str:
-    """Jinja that renames a data set's own keys and speakers before the template sees them."""
+    """Jinja that renames a data set's own keys and speakers before the template sees them.
+
+    Messages with the usual names, which prepare() and generate() make of any, pass as they are.
+    """
     names = repr({keys["user"]: "user", keys["assistant"]: "assistant"})
-    role, content = repr(keys["role"]), repr(keys["content"])
+    own = {usual: f"m[{keys[usual]!r}]" for usual in ("role", "content")}
+    value = {usual: f"({key} if {key} is defined else m.{usual})" for usual, key in own.items()}
+    others = [f"{key} is defined" for usual, key in own.items() if keys[usual] != usual]
     return (
         "{%- set plain = namespace(messages=[]) -%}{%- set names = " + names + " -%}"
-        "{%- for m in messages -%}{%- set role = m[" + role + "] -%}"
-        "{%- set plain.messages = plain.messages + "
-        "[{'role': names.get(role, role), 'content': m[" + content + "]}] -%}{%- endfor -%}"
+        "{%- for m in messages -%}{%- set role = " + value["role"] + " -%}"
+        "{%- if " + " or ".join([*others, "names.get(role, role) != role"]) + " -%}"
+        "{%- set m = {'role': names.get(role, role), 'content': " + value["content"] + "} -%}{%- endif -%}"
+        "{%- set plain.messages = plain.messages + [m] -%}{%- endfor -%}"
         "{%- set messages = plain.messages -%}"
     )
 

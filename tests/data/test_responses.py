@@ -1,5 +1,6 @@
 """train_on_responses_only and its kin: published notebooks' calls, with the mask found in the template."""
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from sloth_nb.data import (
     get_chat_template,
+    prepare,
     standardize_data_formats,
     standardize_sharegpt,
     train_on_responses_only,
@@ -124,3 +126,39 @@ def test_a_mapping_lets_a_template_read_the_data_s_own_keys(tokenizer: Any):
         [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}], tokenize=False
     )
     assert text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyo<|im_end|>\n"
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        {"role": "from", "content": "value", "user": "human", "assistant": "gpt"},
+        {"content": "value"},
+        {"user": "human", "assistant": "gpt"},
+    ],
+)
+def test_a_template_with_a_mapping_writes_the_usual_messages_as_one_without(tokenizer: Any, mapping: dict):
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    talk = [
+        {"role": "system", "content": "Be slow."},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "4"},
+        {"role": "assistant", "content": "yo"},
+    ]
+    plain = get_chat_template(copy.deepcopy(tokenizer), "qwen-3")
+    mapped = get_chat_template(tokenizer, "qwen-3", mapping=mapping)
+    for prompt in (False, True):
+        both = [
+            t.apply_chat_template(talk, tokenize=False, add_generation_prompt=prompt) for t in (plain, mapped)
+        ]
+        assert both[0] == both[1]
+
+
+def test_rows_with_their_own_keys_are_prepared_with_a_template_that_has_a_mapping(tokenizer: Any):
+    mapping = {"role": "from", "content": "value", "user": "human", "assistant": "gpt"}
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer = get_chat_template(tokenizer, "chatml", mapping=mapping)
+    assert tokenizer.eos_token == "<|im_end|>"
+    rows = [{"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]}]
+    row = prepare(rows, tokenizer).dataset[0]
+    assert trained(tokenizer, row) == "yo<|im_end|>"

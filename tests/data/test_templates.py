@@ -88,6 +88,23 @@ def test_a_broken_template_is_refused_before_it_is_used(tokenizer: Any):
         get_chat_template(tokenizer, "{% for m in messages %}{{ m.content }}")
 
 
+@pytest.mark.parametrize("name", ["llama-3.1", "gemma-3"])
+def test_a_template_whose_end_of_turn_the_vocabulary_lacks_warns(tokenizer: Any, name: str):
+    with pytest.warns(
+        SlothWarning, match="no special token ends the assistant's turn: the model won't learn to stop"
+    ):
+        get_chat_template(tokenizer, name)
+
+
+def test_a_sound_template_warns_of_nothing_also_where_only_mapping_gives_an_eos(tokenizer: Any):
+    import warnings
+
+    tokenizer.eos_token = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SlothWarning)
+        assert get_chat_template(tokenizer, CHATML).eos_token == "<|im_end|>"
+
+
 @pytest.mark.parametrize(
     "attack",
     [
