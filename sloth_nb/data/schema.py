@@ -51,9 +51,21 @@ def mapped(mapping: Mapping[str, Any] | Schema, columns: list[str]) -> Schema:
     """
     if isinstance(mapping, Schema):
         return mapping
+    if not isinstance(mapping, Mapping):
+        raise DatasetError(
+            f"mapping={mapping!r} is a {type(mapping).__name__}; it says which column plays which part, such as "
+            'mapping={"user": "question", "assistant": "answer"} or mapping={"text": "story"}.'
+        )
     parts = {part: column for part, column in mapping.items() if part != "roles"}
     if unknown := sorted(set(parts) - _PARTS):
         raise DatasetError(f"mapping has no part {unknown[0]!r}. Parts: {', '.join(sorted(_PARTS))}.")
+    if wrong := [part for part, column in parts.items() if not isinstance(column, str)]:
+        raise DatasetError(f"mapping[{wrong[0]!r}] is {parts[wrong[0]]!r}, not a column's name.")
+    roles = mapping.get("roles") or {}
+    if not isinstance(roles, Mapping):
+        raise DatasetError(
+            f'mapping["roles"] is {roles!r}; it says who speaks as whom: {{"Dr. Moss": "assistant"}}.'
+        )
     named = [
         name for value in parts.values() for name in (_named(value) if value not in columns else [value])
     ]
@@ -61,7 +73,7 @@ def mapped(mapping: Mapping[str, Any] | Schema, columns: list[str]) -> Schema:
         raise DatasetError(f"There is no column {missing[0]!r}. Columns: {', '.join(map(repr, columns))}.")
     for kind, needed in _NEEDED.items():
         if needed <= set(parts):
-            return Schema(kind, parts, roles=dict(mapping.get("roles") or {}))
+            return Schema(kind, parts, roles=dict(roles))
     raise DatasetError('mapping needs "messages", or "text", or both "user" and "assistant".')
 
 

@@ -10,6 +10,8 @@ from sloth_nb.notices import warn
 
 __all__ = ["best_device", "choose_device_map", "input_device", "main_device"]
 
+_NO_DEVICES = ("disk", "meta")  # where accelerate puts what no device has room for
+
 # accelerate's placements, which differ only in how they fill several GPUs.
 _PLACEMENTS = ("sequential", "auto", "balanced", "balanced_low_0")
 
@@ -36,6 +38,9 @@ def choose_device_map(requested: Any) -> dict[str, Any] | str:
         HardwareError: a device that this machine doesn't have.
     """
     if isinstance(requested, dict):
+        for place in requested.values():
+            if place not in _NO_DEVICES:
+                _existing_device(place, requested)
         return requested
     if requested is None or requested == "sequential":
         device = best_device()
@@ -49,7 +54,7 @@ def choose_device_map(requested: Any) -> dict[str, Any] | str:
     if isinstance(requested, str) and requested in _PLACEMENTS:
         # Without a GPU there is nothing to split over, and accelerate would count the CPU's memory instead.
         return requested if torch.cuda.is_available() and not _launched() else {"": best_device()}
-    return {"": _existing_device(requested)}
+    return {"": _existing_device(requested, requested)}
 
 
 def main_device(device_map: dict[str, Any] | str) -> torch.device:
@@ -66,9 +71,14 @@ def input_device(model: Any) -> torch.device:
     return weight.device if isinstance(weight, torch.nn.Parameter) else model.device
 
 
-def _existing_device(requested: Any) -> torch.device:
+def _existing_device(place: Any, requested: Any) -> torch.device:
+    """The device of one placement among those ``requested``."""
+    if isinstance(place, int) and best_device().type == "cpu":
+        raise HardwareError(
+            f"device_map={requested!r}, but this machine has no GPU. Leave device_map out to use what is there."
+        )
     try:
-        device = torch.device(requested)
+        device = torch.device(best_device().type, place) if isinstance(place, int) else torch.device(place)
     except (RuntimeError, TypeError) as error:
         raise HardwareError(
             f"device_map={requested!r} is neither a device nor a placement. Known: a device such as "

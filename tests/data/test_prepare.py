@@ -141,6 +141,14 @@ def test_a_mapping_by_hand_is_followed_and_checked(shared_tokenizer: Any):
     assert trained(shared_tokenizer, prepared.dataset[0]) == "a<|im_end|>"
     with pytest.raises(DatasetError, match=r"no column 'frag'. Columns: 'frage', 'antwort'"):
         prepare(rows, shared_tokenizer, mapping={"user": "frag", "assistant": "antwort"})
+    for mapping, said in (
+        ("antwort", "mapping='antwort' is a str; it says which column"),
+        (["frage"], "is a list; it says"),
+        ({"messages": 3}, r"mapping\['messages'\] is 3, not a column's name"),
+        ({"text": "frage", "roles": "x"}, r"mapping\[\"roles\"\] is 'x'; it says who"),
+    ):
+        with pytest.raises(DatasetError, match=said):
+            prepare(rows, shared_tokenizer, mapping=mapping)
     with pytest.raises(DatasetError, match=r"no part 'asistant'"):
         prepare(rows, shared_tokenizer, mapping={"user": "frage", "asistant": "antwort"})
 

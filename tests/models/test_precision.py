@@ -1,5 +1,7 @@
 """The dtype that a device truly has, and the device that a model goes to."""
 
+import re
+
 import pytest
 import torch
 
@@ -104,3 +106,22 @@ def test_without_any_accelerator_it_is_the_cpu(monkeypatch):
     if not torch.backends.mps.is_available():
         assert best_device() == CPU
         assert choose_device_map("auto") == {"": CPU}
+
+
+@pytest.mark.parametrize("place", [0, "cuda:0", torch.device("cuda", 1), "mps"])
+def test_every_place_of_a_dict_must_be_there(place, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    for requested in ({"": place}, {"model": "cpu", "lm_head": place}, place):
+        with pytest.raises(
+            HardwareError, match=f"device_map={re.escape(repr(requested))}, but this machine has no "
+        ):
+            choose_device_map(requested)
+
+
+def test_a_dict_of_places_that_are_there_is_taken_as_it_is():
+    requested = {"model": "cpu", "lm_head": "disk", "rest": torch.device("cpu")}
+    assert choose_device_map(requested) == requested
+    with pytest.raises(HardwareError, match="neither a device nor a placement"):
+        choose_device_map({"": "gpu"})
