@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ __all__ = [
     "OnError",
     "Skipped",
     "is_readable",
+    "parse_row",
     "read_rows",
     "read_table",
     "suffix_of",
@@ -22,6 +24,8 @@ __all__ = [
 
 OnError = Literal["raise", "skip"]
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2"}
+_WIDE = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # the marks that such a file begins with
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")  # may be half a character: a surrogate
 PIECE = 1 << 20  # characters of running text that one row holds at least, when a text is longer
 
 
@@ -85,6 +89,7 @@ def read_rows(
         )
     bad = skipped if skipped is not None else Skipped()
     try:
+        _refuse_wide(path, encoding)
         yield from reader(path, on_error, bad, encoding)
     except UnicodeDecodeError as error:
         raise DatasetError(_encoding(path, error)) from error
@@ -103,19 +108,49 @@ def _encoding(path: Path, error: UnicodeDecodeError) -> str:
     )
 
 
+def _refuse_wide(path: Path, encoding: str) -> None:
+    with open_bytes(path) as file:
+        wide = _WIDE.get(file.read(2))
+    if wide and not _is_wide(encoding):
+        raise DatasetError(
+            f"{path.name} is {wide.upper()}, as its first two bytes say, not {encoding.upper()}. Save it as UTF-8, or "
+            f'say what it is: load_data("{path.name}", encoding="{wide}").'
+        )
+
+
+def _is_wide(encoding: str) -> bool:
+    """Whether a line's end takes more than one byte."""
+    return encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32", "utf16", "utf32"))
+
+
+def parse_row(raw: bytes, encoding: str = "utf-8") -> dict[str, Any]:
+    """The row that one line of JSONL holds.
+
+    Raises:
+        ValueError, TypeError: it is no JSON, no text of this encoding, or no object; see ``json_reason``.
+    """
+    row = json.loads(raw if encoding == "utf-8" else raw.decode(encoding))
+    if not isinstance(row, dict):
+        raise TypeError(f"it holds {json_kind(row)}, not an object")
+    if _HALF.search(raw):
+        json.dumps(row, ensure_ascii=False).encode()
+    return row
+
+
 def _jsonl(path: Path, on_error: OnError, skipped: Skipped, encoding: str) -> Iterator[dict[str, Any]]:
     good = 0
     with open_bytes(path) as file:
-        lines = file if suffix_of(path)[1] is None else io.BufferedReader(file)
+        lines: Iterable[bytes] = file if suffix_of(path)[1] is None else io.BufferedReader(file)
+        if _is_wide(encoding):
+            lines = (line.encode() for line in io.TextIOWrapper(file, encoding, newline="\n"))
+            encoding = "utf-8"
         for number, raw in enumerate(lines, 1):
             if number == 1:
                 raw = raw.removeprefix(b"\xef\xbb\xbf")
             if not raw.strip():
                 continue
             try:
-                row = json.loads(raw if encoding == "utf-8" else raw.decode(encoding))
-                if not isinstance(row, dict):
-                    raise TypeError(f"it holds {json_kind(row)}, not an object")
+                row = parse_row(raw, encoding)
             except (ValueError, TypeError) as error:
                 reason = json_reason(error)
                 if on_error == "raise":
@@ -141,12 +176,14 @@ def json_kind(value: Any) -> str:
 
 
 def json_reason(error: Exception) -> str:
-    """Why a text is not JSON, or bytes are not text, in words."""
+    """Why a text is not JSON, bytes are not text, or text can't be bytes, in words."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg[0].lower()}{error.msg[1:].removesuffix(' at')} at column {error.colno}"
     if isinstance(error, UnicodeDecodeError):
         name = error.encoding.upper()
         return f"not {name}: byte 0x{error.object[error.start]:02x} at position {error.start}"
+    if isinstance(error, UnicodeEncodeError):
+        return f"it holds {error.object[error.start]!a}, half of a character whose other half is missing"
     return str(error)
 
 

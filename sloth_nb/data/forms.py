@@ -5,6 +5,7 @@ They are tried in ``ORDER``, the most telling first.
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from sloth_nb.data import columns as names
@@ -90,15 +91,22 @@ def extras(table: Table, **parts: tuple[str, ...]) -> dict[str, str]:
     return {part: column.name for part, usual in parts.items() if (column := table.find(usual))}
 
 
-def pair(table: Table) -> Schema | None:
+def pair_of_numbers(table: Table) -> Schema | None:
+    """As ``pair``, where a number asks or answers; not beside lists, which may say what it stands for (choices)."""
+    found = None if table.all("texts", "turns", "list", "dict") else pair(table, "text", "number")
+    return found and replace(found, confidence=0.7, reason=f"{found.reason}, its numbers as text")
+
+
+def pair(table: Table, *kinds: str) -> Schema | None:
     """A column that asks and one that answers; a context, system prompt, thoughts or history besides."""
-    user = table.find(names.USER, "text")
+    kinds = kinds or ("text",)
+    user = table.find(names.USER, *kinds)
     if user is None:
         return source_and_target(table) or summary(table)
-    if (assistant := _answer_to(table, user)) is None:
+    if (assistant := _answer_to(table, user, *kinds)) is None:
         return calls(table, user) or summary(table)
     mapping = {"user": user.name}
-    if context := table.find(names.CONTEXT, "text", but=[user.name, assistant.name]):
+    if context := table.find(names.CONTEXT, *kinds, but=[user.name, assistant.name]):
         mapping["context"] = context.name
     mapping |= extras(table, system=names.SYSTEM, history=names.HISTORY)
     thought = table.find(names.REASONING, "text", but=[user.name, assistant.name])
@@ -113,9 +121,9 @@ def pair(table: Table) -> Schema | None:
     return Schema(kind, mapping, sure, f"{user.name!r} asks and {assistant.name!r} answers")
 
 
-def _answer_to(table: Table, user: Column) -> Column | None:
+def _answer_to(table: Table, user: Column, *kinds: str) -> Column | None:
     worked = table.find(("solution", "generated_solution"), "text", but=[user.name])
-    found = worked or table.find(names.ASSISTANT, "text", "texts", "dict", but=[user.name])
+    found = worked or table.find(names.ASSISTANT, *kinds, "texts", "dict", but=[user.name])
     if found and found.kind == "dict" and not all({"text", "value"} & set(value) for value in found.values):
         return None  # SQuAD's and TriviaQA's answers hold their text under one of these keys
     return found
@@ -313,7 +321,7 @@ Form = Callable[[Table], Schema | None]
 _ANSWERED: list[Form] = [conversational_pair, conversation, pair]
 ORDER: dict[str | None, list[Form]] = {
     None: [tokenised, vision, audio, preference, kto, *_ANSWERED, prompt_only, text],
-    "sft": [tokenised, vision, audio, *_ANSWERED, text, preference, kto, prompt_only],
+    "sft": [tokenised, vision, audio, *_ANSWERED, text, preference, kto, pair_of_numbers, prompt_only],
     "preference": [preference],
     "kto": [kto, conversational_pair],
     "rl": [prompt_only, conversation],

@@ -4,7 +4,6 @@ A JSONL file is indexed by the places of its lines, and only as far as it was lo
 read by row groups; what can only be read forwards (compressed files, CSV, streams) is read forwards.
 """
 
-import json
 import os
 import time
 from bisect import bisect_right
@@ -13,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from sloth_nb.data.formats import json_reason, read_rows, suffix_of
+from sloth_nb.data.formats import json_reason, parse_row, read_rows, suffix_of
 from sloth_nb.data.reading import find_files, load_data
 
 __all__ = ["FoundRows", "Rows", "open_rows"]
@@ -93,10 +92,9 @@ class LineRows:
         if number == 0:
             raw = raw.removeprefix(b"\xef\xbb\xbf")
         try:
-            row = json.loads(raw)
-        except (ValueError, UnicodeDecodeError) as error:
+            return parse_row(raw)
+        except (ValueError, TypeError) as error:
             return {self.BROKEN: f"line {number + 1:,}: {json_reason(error)}"}
-        return row if isinstance(row, dict) else {self.BROKEN: f"line {number + 1:,} holds no object"}
 
     def _look_further(self) -> None:
         """Finds the line ends of one more chunk."""

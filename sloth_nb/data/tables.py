@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from sloth_nb.data.formats import json_kind
+from sloth_nb.data.formats import json_kind, json_reason
 from sloth_nb.errors import DatasetError
 
 __all__ = ["concat_tables", "rows_to_dataset", "rows_to_table"]
@@ -69,6 +69,8 @@ def _array(name: str, cells: list[Any], where: str, before: int) -> Any:
 
     try:
         return pyarrow.array(cells)
+    except UnicodeEncodeError as error:
+        raise DatasetError(_half(name, cells, where, before, error)) from error
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError) as error:
         if all(cell is None or isinstance(cell, (dict, list)) for cell in cells):
             # Objects of different shapes (texts beside lists of parts, say): JSON text loses nothing of them.
@@ -78,6 +80,20 @@ def _array(name: str, cells: list[Any], where: str, before: int) -> Any:
 
 def _as_json(cell: Any) -> str | None:
     return None if cell is None else json.dumps(cell, ensure_ascii=False)
+
+
+def _half(name: str, cells: list[Any], where: str, before: int, error: UnicodeEncodeError) -> str:
+    """What to say of a column of which some text can't be written as UTF-8."""
+    numbers = (n for n, cell in enumerate(cells, before + 1) if not _can_be_written(cell))
+    return f"row {next(numbers):,} of {where}, column {name!r}: {json_reason(error)}. Mend the row, or leave it out."
+
+
+def _can_be_written(cell: Any) -> bool:
+    try:
+        json.dumps(cell, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _mixed(name: str, cells: list[Any], where: str, before: int, error: Exception) -> str:

@@ -8,6 +8,7 @@ import datasets
 import pytest
 
 from sloth_nb.data import load_data
+from sloth_nb.data.rows import LineRows, open_rows
 from sloth_nb.errors import DatasetError, SlothWarning
 
 ROWS = [{"instruction": f"say {i}", "output": str(i)} for i in range(3)]
@@ -202,6 +203,51 @@ def test_an_encoding_can_be_given(tmp_path: Path):
     with pytest.raises(DatasetError, match='encoding="latin-1"'):
         load_data(path)
     assert load_data(path, encoding="latin-1").to_list() == [{"text": "café"}]
+
+
+@pytest.mark.parametrize("order", ["le", "be"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "text,n\ncafé,1\nthé,2\n"),
+        ("a.jsonl", '{"text": "café", "n": "1"}\n{"text": "thé", "n": "2"}\n'),
+        ("a.json", '[{"text": "café", "n": "1"}, {"text": "thé", "n": "2"}]'),
+    ],
+)
+def test_a_file_that_is_marked_as_utf_16_is_named_so_and_read_when_told(
+    tmp_path: Path, name: str, text: str, order: str
+):
+    path = write(tmp_path / name, "\ufeff" + text, f"utf-16-{order}")
+    with pytest.raises(
+        DatasetError, match=f'{name} is UTF-16, .* load_data\\("{name}", encoding="utf-16"\\)'
+    ):
+        load_data(path)
+    expected = [{"text": "café", "n": "1"}, {"text": "thé", "n": "2"}]
+    assert load_data(path, encoding="utf-16").to_list() == expected
+
+
+@pytest.mark.parametrize("half", [r"a \ud83d b", r"\udE00", r"\uDE00\uD83D", "a \ud83d b"])
+def test_half_a_character_breaks_its_line_alone(tmp_path: Path, half: str):
+    lines = [r'{"text": "whole \ud83d\ude00"}', f'{{"text": "{half}"}}', '{"text": "é"}']
+    path = tmp_path / "a.jsonl"
+    path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
+    with pytest.raises(
+        DatasetError, match=r"line 2 of a.jsonl is not a JSON row \(it holds '\\u.*half of a char"
+    ):
+        load_data(path)
+    with pytest.warns(SlothWarning, match="1 broken lines left out"):
+        assert load_data(path, on_error="skip").to_list() == [{"text": "whole 😀"}, {"text": "é"}]
+    assert "half of a character" in open_rows(path).page(1, 1)[0][LineRows.BROKEN]
+
+
+def test_half_a_character_in_other_sources_is_named_with_its_row(tmp_path: Path):
+    rows = [{"messages": [{"role": "user", "content": text}]} for text in ("whole", "a \ud83d b")]
+    path = write(tmp_path / "a.json", json.dumps(rows))
+    for source in (rows, path):
+        with pytest.raises(
+            DatasetError, match=r"row 2 of .*, column 'messages': it holds '\\ud83d', half of a"
+        ):
+            load_data(source)
 
 
 def test_shapes_that_differ_between_rows_and_batches_lose_nothing(tmp_path: Path):

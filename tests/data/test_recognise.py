@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import shapes
 from shapes import MESSAGES
 
-from sloth_nb.data import Schema, load_data, recognise, standardise, to_messages
+from sloth_nb.data import Schema, load_data, prepare, recognise, standardise, to_messages
 from sloth_nb.data.conversation import read_tools
 from sloth_nb.errors import DatasetError
 
@@ -32,6 +32,42 @@ def test_no_decoy_is_recognised(name: str):
     row = shapes.DECOYS[name]
     with pytest.raises(DatasetError, match=r"(?s)columns '.*Known forms: messages"):
         recognise(load_data([row, row]))
+
+
+@pytest.mark.parametrize(
+    ("row", "mapping"),
+    [
+        ({"instruction": 1, "output": 2}, {"user": "instruction", "assistant": "output"}),
+        ({"question": "6 times 7?", "answer": 42}, {"user": "question", "assistant": "answer"}),
+        (
+            {"instruction": "Add.", "input": 3, "output": 4.5},
+            {"user": "instruction", "context": "input", "assistant": "output"},
+        ),
+    ],
+)
+def test_numbers_that_ask_or_answer_are_text_to_be_trained_on(
+    row: dict, mapping: dict, shared_tokenizer: Any
+):
+    schema = recognise(load_data([row, row]), task="sft")
+    assert schema.mapping == mapping and schema.confidence == 0.7 and "numbers as text" in schema.reason
+    (last,) = prepare([row], shared_tokenizer).dataset["labels"]
+    said = shared_tokenizer.decode([i for i in last if i != -100])
+    assert said == f"{row[mapping['assistant']]}<|im_end|>"
+
+
+def test_numbers_in_a_frame_are_trained_on_as_those_of_the_same_csv_file(
+    tmp_path: Path, shared_tokenizer: Any
+):
+    pandas = pytest.importorskip("pandas")
+    file = tmp_path / "sums.csv"
+    file.write_text("question,answer\n6 times 7?,42\n2 and 3?,5\n", encoding="utf-8")
+    both = [prepare(source, shared_tokenizer).dataset.to_list() for source in (file, pandas.read_csv(file))]
+    assert both[0] == both[1]
+
+
+def test_a_number_that_counts_choices_is_no_answer():
+    row = {"question": "Which?", "choices": ["a", "b"], "answer": 1}
+    assert recognise(load_data([row]), task="sft").kind == "prompt_only"
 
 
 def test_there_are_enough_of_both():
