@@ -13,6 +13,7 @@ from sloth_nb.data.block import Block
 from sloth_nb.data.conversation import message_reader, read_tools, row_text
 from sloth_nb.data.formats import OnError
 from sloth_nb.data.hearing import Hearing
+from sloth_nb.data.lint import ending_trouble
 from sloth_nb.data.mistral import MistralEncoder
 from sloth_nb.data.quality import RowChecks
 from sloth_nb.data.report import DataReport
@@ -128,6 +129,7 @@ class ConversationRows(RowReader):
         super().__init__(on_error, report, encoder)
         self.encoder, self.hearing, self.train_on = encoder, Hearing(template), train_on
         self.template = FastTemplate(template)
+        report.notes += ending_trouble(template)
         self.read, self.tools = message_reader(schema), schema.mapping.get("tools")
         how = "generation markers" if template.has_markers else "differences of the template's output"
         self.mask = {

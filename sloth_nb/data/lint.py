@@ -11,7 +11,7 @@ from sloth_nb.data.inert import parse_template
 from sloth_nb.data.template import ChatTemplate
 from sloth_nb.errors import TemplateError
 
-__all__ = ["Finding", "lint", "lint_template"]
+__all__ = ["Finding", "ending_trouble", "lint", "lint_template"]
 
 _USER = {"role": "user", "content": "x"}
 _ANSWER = {"role": "assistant", "content": "y"}
@@ -49,6 +49,14 @@ def lint(template: ChatTemplate) -> list[Finding]:
                 break  # what comes after would only repeat it
     order = ("error", "warning", "note")
     return sorted(findings, key=lambda finding: order.index(finding.level))
+
+
+def ending_trouble(template: ChatTemplate) -> list[str]:
+    """Why a model won't learn from these rows where to stop; [] when it will, or when that can't be told."""
+    try:
+        return [finding.message for finding in _end_of_turn(template) if finding.level == "warning"]
+    except TemplateError:
+        return []
 
 
 def _syntax(template: ChatTemplate) -> Iterator[Finding]:

@@ -129,6 +129,14 @@ def test_a_row_the_template_refuses_is_named_with_the_template_s_words(tokenizer
         prepare([chat("q", "a")], tokenizer)
 
 
+def test_a_template_that_ends_no_turn_is_noted_in_the_report(tokenizer: Any):
+    assert "won't learn to stop" not in str(prepare([chat("q", "a")], tokenizer).report)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    report = prepare([chat("q", "a")], tokenizer).report
+    (note,) = [text for label, text in report.lines() if label == "note"]
+    assert note.startswith("no special token ends the assistant's turn: the model won't learn to stop.")
+
+
 def test_a_tokenizer_without_a_template_says_what_to_do(tokenizer: Any):
     tokenizer.chat_template = None
     with pytest.raises(TemplateError, match=r"has no chat template.*get_chat_template"):
