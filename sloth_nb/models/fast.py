@@ -31,5 +31,8 @@ class FastLanguageModel(FastModel):
     def get_peft_model(
         model: Any, r: int = 16, target_modules: Any = PROJECTIONS, *args: Any, **kwargs: Any
     ) -> Any:
-        """``FastModel.get_peft_model`` with seven projections as the default of ``target_modules``."""
+        """``FastModel.get_peft_model`` with seven projections as the default of ``target_modules``.
+
+        The ``finetune_…`` switches choose among them.
+        """
         return add_adapter(model, r, target_modules, *args, **kwargs)
