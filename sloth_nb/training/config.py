@@ -17,6 +17,7 @@ from sloth_nb.models.devices import best_device
 from sloth_nb.models.precision import is_bf16_supported
 from sloth_nb.notices import warn
 from sloth_nb.training.compat import CONFIG_NAMES, translate
+from sloth_nb.training.own_state import building_arguments
 
 __all__ = ["SFTConfig", "mixed_precision"]
 
@@ -113,7 +114,8 @@ class SFTConfig(trl.SFTConfig):
         self.bf16, self.fp16 = mixed_precision(self.bf16, self.fp16, device)
         if device.type == "cpu":
             self.dataloader_pin_memory = False
-        super().__post_init__()
+        with building_arguments():
+            super().__post_init__()
 
     def set_checkpointing(self, on: bool | None) -> None:
         """Tell transformers' trainer whether to switch checkpointing on, under each name it knows."""

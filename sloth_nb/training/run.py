@@ -152,10 +152,21 @@ class Run:
     # -- for the trainer -------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """A training starts (again) in this process; its events follow."""
+        """A training starts (again) in this process; its events follow.
+
+        Raises:
+            TrainingError: this run, or another one with the same folder, is training already.
+        """
         if self.state in ("running", "stopping"):
             raise TrainingError(
                 "This trainer is already training. Wait for run.wait(), or stop it with run.stop()."
+            )
+        other = _live.get(self.path.resolve())
+        if other is not None and other is not self and not other.over:
+            raise TrainingError(
+                f"Another run is training into {self.path.parent}, and their checkpoints would get mixed up. Stop it "
+                f"first (sloth_nb.Run.open({str(self.path.parent)!r}).stop()), or give this one an output_dir "
+                "of its own."
             )
         _live[self.path.resolve()] = self
         self._over.clear()

@@ -20,6 +20,7 @@ from sloth_nb.training.events import RUN_FILE, RunEvent
 from sloth_nb.training.explain import explained
 from sloth_nb.training.follow import process_mark
 from sloth_nb.training.meters import Pace, forget_peaks, peak_memory_bytes
+from sloth_nb.training.own_state import building_accelerator
 from sloth_nb.training.prediction import plan_run, predicted_bytes
 from sloth_nb.training.replanning import Replanning
 from sloth_nb.training.run import Run, stops_on_interrupt
@@ -47,6 +48,11 @@ class WatchedTrainer(Trainer):
         self._replanning = Replanning(self.model, self.run)
         self._run_callback = RunCallback(self.run, self._describe, self._measure)
         self.add_callback(self._run_callback)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As transformers does it; what other cells build later leaves this trainer's state alone."""
+        with building_accelerator(self):
+            super().create_accelerator_and_postprocess()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train here and now. The first interrupt (■, Ctrl-C) saves and ends it; the second interrupts.
