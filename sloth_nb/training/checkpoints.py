@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written aside, then renamed; and finding the newest whole one."""
+"""Checkpoints that are whole or not there: written aside, then renamed."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from sloth_nb.errors import TrainingError
 
-__all__ = ["WholeCheckpoints", "checkpoints", "last_checkpoint", "refuses_to_save", "written_whole"]
+__all__ = ["WholeCheckpoints", "checkpoints", "is_whole", "names_of", "refuses_to_save", "written_whole"]
 
 STATE_FILE = "trainer_state.json"  # written last, so its presence says that the rest is there
 _DISK = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -26,12 +26,13 @@ def checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
     found = []
     for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-        if step.isdecimal() and _is_whole(path):
+        if step.isdecimal() and is_whole(path):
             found.append((int(step), path))
     return [path for _, path in sorted(found)]
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
+    """Whether that is a checkpoint's folder with all that belongs to it."""
     try:
         json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -39,33 +40,8 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def last_checkpoint(asked: str | os.PathLike[str] | bool, output_dir: str) -> Path:
-    """The checkpoint to go on from.
-
-    Args:
-        asked: a checkpoint's folder, or True for the newest whole one in ``output_dir``.
-
-    Raises:
-        TrainingError: there is none.
-    """
-    if asked is not True:
-        path = Path(asked)
-        if _is_whole(path):
-            return path
-        raise TrainingError(
-            f"{path} is no checkpoint to go on from: it has no readable {STATE_FILE}. Checkpoints in "
-            f"{output_dir}: {_listed(output_dir)}."
-        )
-    found = checkpoints(output_dir)
-    if not found:
-        raise TrainingError(
-            f"There is no checkpoint in {output_dir} to go on from. Start with trainer.train(), or give a "
-            "checkpoint's folder: trainer.train(resume_from_checkpoint='…/checkpoint-100')."
-        )
-    return found[-1]
-
-
-def _listed(output_dir: str) -> str:
+def names_of(output_dir: str | os.PathLike[str]) -> str:
+    """The whole checkpoints in that folder, for a sentence."""
     return ", ".join(path.name for path in checkpoints(output_dir)) or "none"
 
 
@@ -97,7 +73,7 @@ def refuses_to_save(folder: Path, step: int) -> Iterator[None]:
     except Exception as error:
         if not _is_the_disk_s(error):
             raise
-        kept = _listed(str(folder))
+        kept = names_of(folder)
         free = shutil.disk_usage(folder if folder.exists() else Path(folder.anchor or ".")).free
         raise TrainingError(
             f"The checkpoint of step {step} could not be written to {folder} ({_reason(error)}; "

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from sloth_nb.errors import TrainingError
+
 __all__ = ["RUN_FILE", "EventKind", "EventLog", "RunEvent", "read_events"]
 
 RUN_FILE = "run.jsonl"
@@ -52,9 +54,20 @@ class RunEvent:
         )
 
     @classmethod
-    def from_json(cls, line: str) -> "RunEvent":
-        record = json.loads(line)
-        return cls(record.pop("event"), record.pop("step"), record.pop("time"), record)
+    def from_json(cls, line: str, file: str | os.PathLike[str] = RUN_FILE) -> "RunEvent":
+        """The event of one line of ``file``.
+
+        Raises:
+            TrainingError: the line is no event.
+        """
+        try:
+            record = json.loads(line)
+            return cls(record.pop("event"), record.pop("step"), record.pop("time"), record)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise TrainingError(
+                f"{file} doesn't hold the events of a run: one of its lines is {line.strip()[:60]!r}. Give the "
+                f"output_dir of a run, or its {RUN_FILE}."
+            ) from error
 
 
 class EventLog:
@@ -71,11 +84,15 @@ class EventLog:
 
 
 def read_events(path: str | os.PathLike[str]) -> Iterator[RunEvent]:
-    """The events of a run's file (or of the folder that holds it); a last line cut short is left out."""
+    """The events of a run's file (or of the folder that holds it); a last line cut short is left out.
+
+    Raises:
+        TrainingError: the file is not a run's.
+    """
     path = Path(path)
     if path.is_dir():
         path = path / RUN_FILE
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             if line.endswith("\n") and line.strip():
-                yield RunEvent.from_json(line)
+                yield RunEvent.from_json(line, path)

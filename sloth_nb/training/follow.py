@@ -65,7 +65,9 @@ class EventTail:
             return []
         self._read += len(new)
         *lines, self._rest = (self._rest + new).split(b"\n")
-        return [RunEvent.from_json(line.decode("utf-8")) for line in lines if line.strip()]
+        return [
+            RunEvent.from_json(line.decode("utf-8", "replace"), self.path) for line in lines if line.strip()
+        ]
 
 
 class FollowedRun(Run):

@@ -151,8 +151,8 @@ class Run:
 
     # -- for the trainer -------------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """A training starts (again) in this process; its events follow.
+    def check_free(self) -> None:
+        """Looks whether a training can start into this run's folder.
 
         Raises:
             TrainingError: this run, or another one with the same folder, is training already.
@@ -168,6 +168,14 @@ class Run:
                 f"first (sloth_nb.Run.open({str(self.path.parent)!r}).stop()), or give this one an output_dir "
                 "of its own."
             )
+
+    def begin(self) -> None:
+        """A training starts (again) in this process; its events follow.
+
+        Raises:
+            TrainingError: see ``check_free``.
+        """
+        self.check_free()
         _live[self.path.resolve()] = self
         self._over.clear()
         self._request = self._output = self._error = self._unwritten = None

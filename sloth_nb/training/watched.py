@@ -15,7 +15,6 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from sloth_nb.memory import Plan
 from sloth_nb.models.occupancy import in_use
 from sloth_nb.training.callbacks import EvaluationCut, NotMeasured, RunCallback
-from sloth_nb.training.checkpoints import last_checkpoint
 from sloth_nb.training.events import RUN_FILE, RunEvent
 from sloth_nb.training.explain import explained
 from sloth_nb.training.follow import process_mark
@@ -23,6 +22,7 @@ from sloth_nb.training.meters import Pace, forget_peaks, peak_memory_bytes
 from sloth_nb.training.own_state import building_accelerator
 from sloth_nb.training.prediction import plan_run, predicted_bytes
 from sloth_nb.training.replanning import Replanning
+from sloth_nb.training.resuming import check_resumable, find_checkpoint, last_checkpoint, tell_of_older_ones
 from sloth_nb.training.run import Run, stops_on_interrupt
 from sloth_nb.training.setting_up import name_of
 
@@ -58,17 +58,19 @@ class WatchedTrainer(Trainer):
         """Train here and now. The first interrupt (■, Ctrl-C) saves and ends it; the second interrupts.
 
         Args:
-            resume_from_checkpoint: True goes on from the newest whole checkpoint in ``output_dir``, a path
-                from that one: the next loss is the one that an uninterrupted run would have had.
+            resume_from_checkpoint: True goes on from the newest whole checkpoint of the last run in
+                ``output_dir``, a path from that one: the next loss is the one that an uninterrupted run would
+                have had.
 
         Returns:
             ``TrainOutput``.
 
         Raises:
-            TrainingError: no such checkpoint; a checkpoint that can't be written.
+            TrainingError: no such checkpoint, or one that this run can't go on from; a checkpoint that can't be
+                written; another run is training into ``output_dir``.
             HardwareError: out of memory; or, for a model with ``plan="auto"``, not enough of it, before the first step.
         """
-        self.run.begin()
+        resume_from_checkpoint = self._begin(resume_from_checkpoint)
         with stops_on_interrupt(self.run):
             return self._train(resume_from_checkpoint, *args, **kwargs)
 
@@ -78,7 +80,7 @@ class WatchedTrainer(Trainer):
         Progress is shown by ``TrainingMonitor(run)``; ``run.stop()``, ``run.wait()`` and ``run.result()`` do
         the rest. Arguments as in ``train``.
         """
-        self.run.begin()
+        resume_from_checkpoint = self._begin(resume_from_checkpoint)
         for callback in _progress_bars():
             self.remove_callback(callback)
 
@@ -90,6 +92,22 @@ class WatchedTrainer(Trainer):
 
         threading.Thread(target=work, name="sloth-nb-train", daemon=True).start()
         return self.run
+
+    def _begin(self, resume_from_checkpoint: str | bool | None) -> str | bool | None:
+        """Begins the run, and gives the checkpoint that it goes on from, as far as there is one.
+
+        What can't be gone on from is refused first, so that the past run's file stays as it was.
+        """
+        self.run.check_free()
+        if resume_from_checkpoint:
+            found = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
+            if found is not None:
+                check_resumable(found, self.args, self.model)
+                resume_from_checkpoint = str(found)
+        elif self.is_world_process_zero():
+            tell_of_older_ones(self.args.output_dir, self.args.save_total_limit)
+        self.run.begin()
+        return resume_from_checkpoint
 
     def _train(self, resume_from_checkpoint: str | bool | None, *args: Any, **kwargs: Any) -> Any:
         """Train within a run that has begun, and end it in whichever way it goes."""

@@ -9,7 +9,8 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 from sloth_nb.errors import TrainingError
-from sloth_nb.training.checkpoints import checkpoints, last_checkpoint, refuses_to_save, written_whole
+from sloth_nb.training.checkpoints import checkpoints, refuses_to_save, written_whole
+from sloth_nb.training.resuming import last_checkpoint
 
 SIX = {"max_steps": 6, "gradient_accumulation_steps": 2, "lr_scheduler_type": "cosine", "warmup_steps": 2}
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from sloth_nb.errors import TrainingError
-from sloth_nb.training import RUN_FILE, EventLog, Run, RunEvent
+from sloth_nb.training import RUN_FILE, EventLog, Run, RunEvent, read_events
 from sloth_nb.training.follow import process_mark
 
 
@@ -49,6 +49,17 @@ def test_a_failed_run_says_why_again(tmp_path):
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(TrainingError, match="no run in"):
         Run.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line", ['{"messages": []}', "[1, 2]", "3", "{", "\u00ff", '{"event": "step", "step": 1}']
+)
+def test_a_file_that_holds_no_run_is_named(tmp_path, line):
+    (tmp_path / "rows.jsonl").write_text(line + "\n", encoding="latin-1")
+    with pytest.raises(TrainingError, match=r"rows\.jsonl doesn't hold the events of a run.*output_dir"):
+        Run.open(tmp_path / "rows.jsonl")
+    with pytest.raises(TrainingError, match=r"rows\.jsonl doesn't hold the events of a run"):
+        list(read_events(tmp_path / "rows.jsonl"))
 
 
 def test_a_run_of_this_process_is_the_same_object(make_trainer):
