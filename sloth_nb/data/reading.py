@@ -68,8 +68,11 @@ def _chosen(splits: list[str], split: str | None) -> str:
     if split is None and len(splits) == 1:
         return splits[0]
     if split not in splits:
+        if not splits:
+            raise DatasetError(f"There is no split {split!r}: none is named here. Leave split= out.")
         asked = "Say which split to use" if split is None else f"There is no split {split!r}"
-        raise DatasetError(f"{asked}: split= one of {', '.join(map(repr, splits))}.")
+        example = f"load_data(…, split={splits[0]!r})"
+        raise DatasetError(f"{asked} ({example}): split= one of {', '.join(map(repr, splits))}.")
     return split
 
 

@@ -1,13 +1,18 @@
 """From what a user hands a trainer (a source, a formatting function, options) to rows of token ids."""
 
-from collections.abc import Callable
 from typing import Any
 
-from sloth_nb.data import prepare
+from datasets import Dataset, DatasetDict, IterableDatasetDict
+
+from sloth_nb.data import load_data, prepare
+from sloth_nb.data.columns import columns_of
 from sloth_nb.errors import DatasetError, TrainingError
 from sloth_nb.training.config import SFTConfig
+from sloth_nb.training.formatting import FormattingFunction, formatted
 
 __all__ = ["check_stream", "is_stream", "is_tokenised", "tokenised"]
+
+_TRL_S_TEXT_FIELD = "text"  # dataset_text_field's default
 
 
 def is_tokenised(dataset: Any) -> bool:
@@ -43,7 +48,7 @@ def tokenised(
     args: SFTConfig,
     *,
     packing: bool,
-    formatting_func: Callable[[dict[str, Any]], str | list[str]] | None = None,
+    formatting_func: FormattingFunction | None = None,
 ) -> tuple[Any, str | None]:
     """Rows with ``input_ids`` and ``labels``, and what became of the source (None when it was tokenised).
 
@@ -52,15 +57,13 @@ def tokenised(
     """
     if is_tokenised(source):
         return source, None
-    mapping = args.mapping
+    rows, mapping = _rows_of(source, args), args.mapping
     if formatting_func is not None:
-        source, mapping = _formatted(source, formatting_func), {"text": "text"}
-    elif mapping is None and args.was_given("dataset_text_field"):
-        field = args.dataset_text_field
-        if field in (getattr(source, "column_names", None) or []):
-            mapping = {"text": field}
+        rows, mapping = Dataset.from_dict({"text": list(formatted(rows, formatting_func))}), {"text": "text"}
+    elif mapping is None:
+        mapping = _text_column(rows, args)
     prepared = prepare(
-        source,
+        rows,
         tokenizer,
         max_length=args.max_length,
         train_on=_train_on(args),
@@ -84,20 +87,35 @@ def _train_on(args: SFTConfig) -> str:
     return args.train_on
 
 
-def _formatted(source: Any, function: Callable[[dict[str, Any]], str | list[str]]) -> Any:
-    """One column of text: what ``function`` made of each row; a list makes several rows of one."""
-    from datasets import Dataset
-
-    from sloth_nb.data import load_data
-
-    texts: list[str] = []
-    for number, row in enumerate(load_data(source), start=1):
-        made = function(row)
-        made = [made] if isinstance(made, str) else made
-        if not isinstance(made, list) or not all(isinstance(text, str) for text in made):
+def _rows_of(source: Any, args: SFTConfig) -> Any:
+    """The rows as a data set; of one in several splits, those to train on."""
+    if isinstance(source, DatasetDict | IterableDatasetDict) and len(source) > 1:
+        if "train" not in source:
+            first = next(iter(source))
             raise DatasetError(
-                f"formatting_func made a {type(made).__name__} of row {number:,}; it must return the row's "
-                "text (or a list of texts)."
+                f"This data set has the splits {', '.join(map(repr, source))}. Pass the one to train on, such as "
+                f"train_dataset=dataset[{first!r}]."
             )
-        texts.extend(made)
-    return Dataset.from_dict({"text": texts})
+        others = ", ".join(repr(name) for name in source if name != "train")
+        print(f"Of the data set's splits 'train' is trained on; left out: {others}.")
+        source = source["train"]
+    return load_data(source, on_error=args.on_error)
+
+
+def _text_column(rows: Any, args: SFTConfig) -> dict[str, str] | None:
+    """The mapping that ``dataset_text_field`` means, where it was given.
+
+    Raises:
+        DatasetError: there is no such column.
+    """
+    field = args.dataset_text_field
+    if not args.was_given("dataset_text_field") or is_tokenised(rows):
+        return None
+    columns = columns_of(rows)
+    if field in columns:
+        return {"text": field}
+    if field == _TRL_S_TEXT_FIELD:  # often written out beside data that has no text column, as conversations
+        return None
+    raise DatasetError(
+        f"There is no column {field!r}, which dataset_text_field names. Columns: {', '.join(map(repr, columns))}."
+    )

@@ -1,4 +1,4 @@
-"""What a trainer settles before it trains: GPU, tokenizer, adapter, checkpointing, and what TRL would change.
+"""What a trainer settles before it trains: GPU, tokenizer, collator, adapter, checkpointing, and what TRL would change.
 
 Each function decides one thing in one place and says so when it differs from what was asked.
 """
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase, ProcessorMixin
 
+from sloth_nb.data import Collator
 from sloth_nb.errors import TrainingError
 from sloth_nb.models import recomputing
 from sloth_nb.models.checkpointing import set_checkpointing
@@ -25,6 +26,7 @@ __all__ = [
     "loaded",
     "name_of",
     "one_gpu",
+    "the_collator",
     "the_tokenizer",
 ]
 
@@ -69,6 +71,25 @@ def the_tokenizer(given: Any, model: Any) -> PreTrainedTokenizerBase:
     if given.pad_token_id is None:
         given.pad_token = given.eos_token
     return given
+
+
+def the_collator(given: Any, tokenizer: Any, args: SFTConfig) -> Any:
+    """The collator that was given, or ours; ours too for transformers' collator of language modelling.
+
+    That one would make labels of its own from all token ids, so that the prompts would be learnt too.
+    """
+    if type(given) is DataCollatorForLanguageModeling:
+        warn(
+            "data_collator=DataCollatorForLanguageModeling(…) would overwrite the labels and learn every token; "
+            "sloth_nb's own Collator is used, which keeps them. Leave data_collator out (SFTConfig(train_on='all') "
+            "learns every token)."
+        )
+        given = None
+    return given or Collator(
+        tokenizer.pad_token_id,
+        padding_free=args.packing or args.padding_free,
+        pad_to_multiple_of=args.pad_to_multiple_of,
+    )
 
 
 def one_gpu(args: SFTConfig) -> None:

@@ -24,6 +24,7 @@ from sloth_nb.training.setting_up import (
     keeping_what_trl_changes,
     loaded,
     one_gpu,
+    the_collator,
     the_tokenizer,
 )
 from sloth_nb.training.watched import WatchedTrainer
@@ -78,11 +79,7 @@ class SFTTrainer(WatchedTrainer, WholeCheckpoints, trl.SFTTrainer):
         check_stream(train_dataset, args)
         evaluated = self._evaluated(here.pop("eval_dataset", None), args)
         self.data_report = report
-        collator = here.pop("data_collator", None) or Collator(
-            tokenizer.pad_token_id,
-            padding_free=args.packing or args.padding_free,
-            pad_to_multiple_of=args.pad_to_multiple_of,
-        )
+        collator = the_collator(here.pop("data_collator", None), tokenizer, args)
         with keeping_what_trl_changes(model, args):
             super().__init__(
                 model=model,

@@ -188,6 +188,10 @@ def test_a_folder_of_splits_needs_a_choice(tmp_path: Path):
     assert load_data(tmp_path, split="test").to_list() == ROWS[1:2]
     with pytest.raises(DatasetError, match="split= one of 'test', 'train'"):
         load_data(tmp_path)
+    (tmp_path / "plain").mkdir()
+    write(tmp_path / "plain" / "rows.jsonl", json.dumps(ROWS[0]) + "\n")
+    with pytest.raises(DatasetError, match="no split 'train': none is named here"):
+        load_data(tmp_path / "plain", split="train")
 
 
 def test_a_saved_data_set_is_a_folder_too(tmp_path: Path):

@@ -1,14 +1,16 @@
 """SFTTrainer: rows, losses and weights are what they should be, and older calls run."""
 
 import copy
+import json
 import warnings
 
+import pandas
 import pytest
 import torch
 import trl
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from peft import LoraConfig
-from transformers import TrainingArguments
+from transformers import DataCollatorForLanguageModeling, DataCollatorForSeq2Seq, TrainingArguments
 
 from sloth_nb import notices
 from sloth_nb.errors import DatasetError, SlothWarning, TrainingError
@@ -211,6 +213,57 @@ def test_a_formatting_function_makes_the_text(make_trainer):
     assert learnt_text(trainer, 0).startswith("Q: What is your name?")
     with pytest.raises(DatasetError, match="made a int of row 1"):
         make_trainer(trainer={"formatting_func": lambda row: 3})
+
+
+def test_a_formatting_function_of_an_older_tutorial_is_given_batches(make_trainer, talks):
+    def prompts(examples):
+        return [f"Q: {asked}\nA: {said}" for asked, said in zip(examples["q"], examples["a"], strict=False)]
+
+    rows = [{"q": a["content"], "a": b["content"]} for a, b in (talk["messages"] for talk in talks)]
+    trainer = make_trainer(trainer={"train_dataset": rows, "formatting_func": prompts})
+    assert len(trainer.train_dataset) == 8
+    assert "Q: What is your name?\nA: I am Moss." in learnt_text(trainer, 0)
+
+
+@pytest.mark.parametrize("form", [list, pandas.DataFrame, Dataset.from_list, "rows.jsonl"], ids=str)
+def test_the_text_field_is_honoured_whatever_the_rows_come_in(make_trainer, tmp_path, form):
+    rows = [{"body": f"Body {i} of a leaf.", "text": f"Title {i}"} for i in range(4)]
+    if isinstance(form, str):
+        source = tmp_path / form
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        source = form(rows)
+    trainer = make_trainer(trainer={"train_dataset": source}, dataset_text_field="body")
+    assert "Body 0" in learnt_text(trainer, 0)
+    with pytest.raises(
+        DatasetError, match=r"no column 'bodies', which dataset_text_field names. Columns: 'body', 'text'"
+    ):
+        make_trainer(trainer={"train_dataset": source}, dataset_text_field="bodies")
+
+
+def test_the_text_field_s_default_may_be_written_out_beside_conversations(make_trainer):
+    assert "I am Moss." in learnt_text(make_trainer(dataset_text_field="text"), 0)
+
+
+def test_of_several_splits_the_one_for_training_is_taken(make_trainer, talks, capsys):
+    splits = DatasetDict(train=Dataset.from_list(talks[:3]), test=Dataset.from_list(talks))
+    assert len(make_trainer(trainer={"train_dataset": splits}).train_dataset) == 3
+    assert "splits 'train' is trained on; left out: 'test'" in capsys.readouterr().out
+    splits["other"] = splits.pop("train")
+    with pytest.raises(DatasetError, match=r"splits 'test', 'other'.*train_dataset=dataset\['test'\]"):
+        make_trainer(trainer={"train_dataset": splits})
+
+
+def test_a_collator_that_would_overwrite_the_mask_is_replaced_and_said(make_trainer, shared_tokenizer):
+    with pytest.warns(SlothWarning, match="DataCollatorForLanguageModeling.*learn every token"):
+        trainer = make_trainer(
+            trainer={"data_collator": DataCollatorForLanguageModeling(shared_tokenizer, mlm=False)}
+        )
+    labels = trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[1]])["labels"]
+    assert (labels == -100).any() and (labels != -100).any()
+    assert trainer.train().global_step == 4
+    own = DataCollatorForSeq2Seq(shared_tokenizer)
+    assert make_trainer(trainer={"data_collator": own}).data_collator is own
 
 
 def test_packed_rows_see_no_neighbours(make_trainer):
