@@ -6,6 +6,7 @@ What the device can do is decided here once: 16-bit precision by real support, n
 import dataclasses
 import functools
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -13,10 +14,12 @@ import torch
 import trl
 from transformers import TrainingArguments
 
+from sloth_nb.errors import TrainingError
 from sloth_nb.models.devices import best_device
 from sloth_nb.models.precision import is_bf16_supported
 from sloth_nb.notices import warn
 from sloth_nb.training.compat import CONFIG_NAMES, translate
+from sloth_nb.training.options import check_options
 from sloth_nb.training.own_state import building_arguments
 
 __all__ = ["SFTConfig", "mixed_precision"]
@@ -107,6 +110,7 @@ class SFTConfig(trl.SFTConfig):
     )
 
     def __post_init__(self) -> None:
+        check_options(self)
         newer_name = getattr(self, "activation_checkpointing", None)  # transformers >= 5.20
         self.asked_checkpointing = self.gradient_checkpointing if newer_name is None else newer_name
         self.set_checkpointing(None)
@@ -128,10 +132,13 @@ class SFTConfig(trl.SFTConfig):
         return name in self._given
 
     @classmethod
-    def of(cls, args: TrainingArguments | None, **more: Any) -> "SFTConfig":
-        """This class' form of any arguments: ours, TRL's, transformers' own or none, with ``more`` set in it.
+    def of(cls, args: TrainingArguments | Mapping[str, Any] | None, **more: Any) -> "SFTConfig":
+        """This class' form of any arguments: ours, TRL's, transformers' own, a dict or none, with ``more`` set in it.
 
         transformers' own defaults for precision, checkpointing, logging and reports are taken as "not set".
+
+        Raises:
+            TrainingError: these are no arguments.
         """
         if isinstance(args, cls):
             if more:
@@ -141,7 +148,13 @@ class SFTConfig(trl.SFTConfig):
                 args._given |= frozenset(here)
             return args
         given: dict[str, Any] = {}
-        if args is not None:
+        if isinstance(args, Mapping):
+            given = dict(args)
+        elif args is not None and not isinstance(args, TrainingArguments):
+            raise TrainingError(
+                f"args is of type {type(args).__name__}; it must be an SFTConfig, such as args=SFTConfig(max_steps=60)."
+            )
+        elif args is not None:
             ours = _option_names(cls) - {"activation_checkpointing"}  # follows gradient_checkpointing
             off_is_default = not isinstance(args, trl.SFTConfig)
             for option in dataclasses.fields(args):

@@ -129,3 +129,28 @@ def test_a_config_survives_copying():
     config = SFTConfig(max_length=33)
     assert pickle.loads(pickle.dumps(config)).max_length == 33
     assert dataclasses.replace(config, seed=7).max_length == 33
+
+
+@pytest.mark.parametrize(
+    "name", ["learning_rate", "max_steps", "eval_steps", "max_length", "save_total_limit"]
+)
+def test_a_number_written_as_text_is_named(tmp_path, name):
+    with pytest.raises(TrainingError, match=rf"SFTConfig\({name}='2e-4'\): this is text.*YAML"):
+        SFTConfig(str(tmp_path), **{name: "2e-4"})
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, None])
+@pytest.mark.parametrize("name", ["gradient_accumulation_steps", "per_device_train_batch_size"])
+def test_a_batch_of_nothing_is_refused(tmp_path, name, value):
+    with pytest.raises(
+        TrainingError, match=rf"SFTConfig\({name}={value}\): it must be a whole number, 1 or more"
+    ):
+        SFTConfig(str(tmp_path), **{name: value})
+
+
+def test_a_dict_of_options_is_taken_and_anything_else_is_named(tmp_path):
+    config = SFTConfig.of({"max_steps": 3, "max_seq_length": 64, "output_dir": str(tmp_path)}, packing=True)
+    assert (config.max_steps, config.max_length, config.packing) == (3, 64, True)
+    assert config.was_given("max_steps") and config.was_given("packing")
+    with pytest.raises(TrainingError, match="args is of type int; it must be an SFTConfig"):
+        SFTConfig.of(3)
