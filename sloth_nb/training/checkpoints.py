@@ -10,11 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from sloth_nb.errors import TrainingError
 
-__all__ = ["WholeCheckpoints", "checkpoints", "is_whole", "names_of", "refuses_to_save", "written_whole"]
+__all__ = [
+    "WholeCheckpoints",
+    "checkpoints",
+    "delete_oldest",
+    "is_whole",
+    "names_of",
+    "refuses_to_save",
+    "written_whole",
+]
 
 STATE_FILE = "trainer_state.json"  # written last, so its presence says that the rest is there
 _DISK = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -97,6 +105,22 @@ def _reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or text.splitlines()[0]
 
 
+def delete_oldest(folder: Path, limit: int | None, newest: str, best: str | None) -> None:
+    """Deletes the oldest checkpoints beyond ``limit``, but never the one just written, nor the best.
+
+    transformers' own rotation goes by steps where a file system's times tell nothing; it would keep an earlier run's
+    checkpoint for its many steps, and delete the one just written.
+    """
+    if not limit or limit < 0:
+        return
+    oldest_first = [Path(path) for path in sort_checkpoints(str(folder), use_mtime=True)]
+    kept = {folder / newest} | ({Path(best)} if best else set())
+    spare = [path for path in oldest_first if path not in kept]
+    too_many = len(oldest_first) - max(limit, len(kept))
+    for path in spare[: max(too_many, 0)]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 class WholeCheckpoints(Trainer):
     """A base for trainers: a checkpoint is whole or not there, and older ones stay until it is."""
 
@@ -119,12 +143,7 @@ class WholeCheckpoints(Trainer):
                     self._name_best(folder, name)
                 finally:
                     self._aside = None
-            rotate_checkpoints(
-                output_dir=str(folder),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+            delete_oldest(folder, self.args.save_total_limit, name, self.state.best_model_checkpoint)
 
     def _name_best(self, folder: Path, name: str) -> None:
         """If this checkpoint is the best so far, its state shall name its final place."""

@@ -9,7 +9,7 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 from sloth_nb.errors import TrainingError
-from sloth_nb.training.checkpoints import checkpoints, refuses_to_save, written_whole
+from sloth_nb.training.checkpoints import checkpoints, delete_oldest, refuses_to_save, written_whole
 from sloth_nb.training.resuming import last_checkpoint
 
 SIX = {"max_steps": 6, "gradient_accumulation_steps": 2, "lr_scheduler_type": "cosine", "warmup_steps": 2}
@@ -76,6 +76,28 @@ def test_older_checkpoints_go_by_the_limit_and_nothing_is_left_aside(make_traine
     folder = Path(trainer.args.output_dir)
     assert [path.name for path in checkpoints(folder)] == ["checkpoint-3", "checkpoint-4"]
     assert not list(folder.glob(".saving*"))
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "left"),
+    [
+        (None, None, {2, 4, 20, 30}),
+        (1, None, {4}),
+        (2, None, {4, 30}),
+        (2, 2, {2, 4}),
+        (1, 2, {2, 4}),
+        (1, 4, {4}),
+        (4, None, {2, 4, 20, 30}),
+        (5, None, {2, 4, 20, 30}),
+        (9, 2, {2, 4, 20, 30}),
+    ],
+)
+def test_the_limit_never_takes_the_one_just_written_nor_the_best(tmp_path, limit, best, left):
+    """All of one second, so that their times tell nothing; 20 and 30 are of an earlier run."""
+    for step in (20, 30, 2, 4):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    delete_oldest(tmp_path, limit, "checkpoint-4", best and str(tmp_path / f"checkpoint-{best}"))
+    assert {path.name for path in tmp_path.iterdir()} == {f"checkpoint-{step}" for step in left}
 
 
 def test_the_best_checkpoint_is_named_by_its_final_place(make_trainer, talks):
