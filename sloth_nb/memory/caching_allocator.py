@@ -104,7 +104,7 @@ class CachingAllocator:
 
     def empty_cache(self) -> None:
         """Gives the segments back of which nothing is used."""
-        for small, free in self._free.items():
+        for free in self._free.values():
             kept = [entry for entry in free if entry[2].before is not None or entry[2].after is not None]
             self.reserved -= sum(size for size, _, _ in free) - sum(size for size, _, _ in kept)
-            self._free[small] = kept
+            free[:] = kept  # in place: ``allocate`` may hold this list

@@ -79,12 +79,28 @@ def test_under_a_cap_free_segments_go_back_before_it_runs_out():
         allocator.allocate(30 * MIB)
 
 
+def test_what_is_split_off_a_segment_is_still_free_after_others_went_back_for_it():
+    allocator = CachingAllocator(cap=21 * MIB)
+    allocator.free(allocator.allocate(MIB + 512))
+    block = allocator.allocate(100 * 1024)
+    allocator.allocate(100 * 1024)
+    assert allocator.reserved == 2 * MIB, "the rest of the segment serves the next request"
+    allocator.free(block)
+
+
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 300 * MIB), st.booleans()), max_size=60))
-def test_whatever_comes_and_goes_nothing_is_lost(requests):
-    allocator, held = CachingAllocator(), []
+@given(
+    st.lists(st.tuples(st.integers(1, 2 * MIB) | st.integers(1, 300 * MIB), st.booleans()), max_size=60),
+    st.none() | st.integers(2 * MIB, 600 * MIB),
+)
+def test_whatever_comes_and_goes_nothing_is_lost(requests, cap):
+    allocator, held = CachingAllocator(cap), []
     for size, goes in requests:
-        held.append(allocator.allocate(size))
+        try:
+            held.append(allocator.allocate(size))
+        except OutOfRoom:
+            assert cap is not None
+            continue
         assert held[-1].size >= size
         if goes:
             allocator.free(held.pop(len(held) // 2))
