@@ -111,6 +111,14 @@ def test_a_name_that_is_not_there_is_said_in_the_panel():
     assert "Nearest: qwen3-14b" in picker._view()
 
 
+def test_a_chosen_folder_that_breaks_the_estimate_is_said_in_the_panel(front_end, monkeypatch):
+    picker = ModelPicker(gpu="T4")
+    picker._ipython_display_()
+    monkeypatch.setattr(picker, "fit", lambda info: {}["fit"])
+    picker.chosen = "qwen3-8b"
+    assert "qwen3-8b can&#x27;t be estimated: KeyError" in picker._picture.value
+
+
 def test_a_hostile_entry_stays_text():
     hostile = replace(catalog.find("qwen3-0.6b"), name="<img src=x onerror=alert(1)>", title="<script>")
     view = ModelPicker([hostile], gpu="T4")._view()

@@ -85,6 +85,27 @@ def test_what_is_chosen_wrong_is_said_in_the_panel_and_mends(front_end, find):
     assert panel.estimate.work.model.name == "qwen3-8b"
 
 
+def test_a_model_that_breaks_the_estimate_is_said_and_never_answered_with_the_one_before(
+    front_end, find, monkeypatch
+):
+    panel = VramEstimator("qwen3-14b", gpu="T4")
+    panel._ipython_display_()
+    before = panel.estimate
+
+    def broken(*_):
+        raise TypeError("'list' and 'int'")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sloth_nb_widgets.vram_estimator.estimate_work", broken)
+        front_end.update(find(panel, "Model"), value="qwen3-8b")
+        assert drawn(panel, "qwen3-8b can&#x27;t be estimated: TypeError: ", 'role="alert"')
+        for _ in range(2):
+            with pytest.raises(SlothError, match="qwen3-8b can't be estimated"):
+                _ = panel.estimate
+    front_end.update(find(panel, "Model"), value="qwen3-14b")
+    assert panel.estimate == before
+
+
 def test_auto_keeps_as_much_as_fits():
     roomy = VramEstimator("llama-3.1-8b", gpu="H200", policy="auto").estimate
     assert set(roomy.work.policy) == {"keep"}

@@ -228,9 +228,11 @@ class ModelPicker(Panel):
     def _view(self) -> Markup:
         try:
             info, card = self.choice, card_of(self.gpu)
+            how, estimate = self.fit(info)
         except SlothError as error:
-            return element("p", str(error), class_="sloth-status bad", role="alert")
-        how, estimate = self.fit(info)
+            return _refusal(str(error))
+        except Exception as error:  # a folder's config may hold anything; the panel must stay
+            return _refusal(f"{self.chosen} can't be estimated: {type(error).__name__}: {error}")
         look = {FITS: "good", OFFLOADS: "warn", NOT: "bad"}[how]
         count = f"{len(self._found)} of {len(self._entries)} models"
         return join(
@@ -257,6 +259,10 @@ class ModelPicker(Panel):
     def _text(self) -> str:
         lines = [f"{len(self._found)} of {len(self._entries)} models; chosen: {self.chosen}"]
         return "\n".join([*lines, *(f"  {self._line(info)}" for info in self._found)])
+
+
+def _refusal(why: str) -> Markup:
+    return element("p", why, class_="sloth-status bad", role="alert")
 
 
 def _wide(line: str) -> str:

@@ -155,6 +155,9 @@ class VramEstimator(Panel):
             self._estimate, self._error = estimate_work(work, card), ""
         except SlothError as error:
             self._estimate, self._error = None, str(error)
+        except Exception as error:  # else the answer before stays, as if it were this one's
+            self._estimate = None
+            self._error = f"{self.model} can't be estimated: {type(error).__name__}: {error}"
 
     def _view(self) -> Markup:
         answer = self._answer()
