@@ -5,6 +5,7 @@ machine can be pretended in a test.
 """
 
 import argparse
+import importlib
 import importlib.util
 import os
 import platform
@@ -14,11 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from sloth_nb.memory.machine import Device, devices, ram_gib
+from sloth_nb.memory.machine import Device, cards_of_the_driver, devices, ram_gib
 
 __all__ = ["Finding", "Machine", "add_arguments", "examine", "look", "run"]
 
@@ -59,6 +61,12 @@ class Machine:
     disk_gib: float
     requirements: list[str] = field(default_factory=list)
     torch_cuda: str | None = None
+    torch_refusal: str | None = None
+    """Why torch can't use the cards, in its own words; None when it can."""
+    torch_targets: list[str] = field(default_factory=list)
+    """What torch was compiled for: sm_80, compute_90, …"""
+    hidden: bool = False
+    """Whether CUDA_VISIBLE_DEVICES takes every card away."""
     torch_triton: str | None = None
     token: bool = False
     shadow: bool = False
@@ -80,25 +88,35 @@ def look() -> Machine:
     versions = {
         name: version for name in (*SHOWN, "kernels", "plotly", "numpy") if (version := _version(name))
     }
-    torch_cuda = None
-    if "torch" in versions:
-        import torch
-
-        torch_cuda = torch.version.cuda
+    torch = importlib.import_module("torch") if "torch" in versions else None
     cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     return Machine(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         versions=versions,
-        cards=devices(),
+        cards=devices() or cards_of_the_driver(),
         ram_gib=ram_gib(),
         disk_gib=shutil.disk_usage(_existing(cache)).free / 2**30,
         requirements=_requirements("sloth-nb"),
-        torch_cuda=torch_cuda,
+        torch_cuda=torch and torch.version.cuda,
+        torch_refusal=torch and _refusal(torch),
+        torch_targets=torch.cuda.get_arch_list() if torch else [],
+        hidden=os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"),
         torch_triton=next((r for r in _requirements("torch") if Requirement(r).name == "triton"), None),
         token=bool(os.environ.get("HF_TOKEN") or (cache / "token").exists()),
         shadow=_shadowed(),
     )
+
+
+def _refusal(torch: Any) -> str | None:
+    """Why torch can't use a card: its driver is too old, there is none, …; None when it can."""
+    if torch.cuda.is_available():
+        return None
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return (str(error).strip() or "it doesn't say why").split(". ")[0].splitlines()[0]
+    return "it finds no card"
 
 
 def _version(name: str) -> str | None:
@@ -164,12 +182,8 @@ def _about_cards(machine: Machine) -> Iterator[Finding]:
             f"GPU {number}: {card.name}, {device.free / 2**30:.1f} of {card.memory_gib:.1f} GB free, "
             f"compute capability {card.capability:.1f}, computes in {precision}",
         )
-    if "torch" in machine.versions and machine.torch_cuda is None:
-        yield Finding(
-            "bad",
-            f"torch {machine.versions['torch']} was built without CUDA and can't use the card: "
-            "install torch for your CUDA from pytorch.org",
-        )
+    if "torch" in machine.versions and (fault := _out_of_torchs_reach(machine)):
+        yield fault
         return
     least = min(device.gpu.capability for device in machine.cards)
     yield Finding("good", f"Attention: {_attention(least)}")
@@ -180,6 +194,45 @@ def _about_cards(machine: Machine) -> Iterator[Finding]:
         yield Finding(
             "note", f"{len(machine.cards)} cards: a notebook uses the first; notebook_launcher uses all"
         )
+
+
+def _out_of_torchs_reach(machine: Machine) -> Finding | None:
+    """Why torch can use none of the cards, or not this one; None when it can."""
+    torch = f"torch {machine.versions['torch']}"
+    if machine.torch_cuda is None:
+        return Finding(
+            "bad",
+            f"{torch} was built without CUDA and can't use the card: install torch for your CUDA from pytorch.org",
+        )
+    if machine.torch_refusal and machine.hidden:
+        return Finding(
+            "note", "CUDA_VISIBLE_DEVICES hides every card: training runs on the CPU; unset it to use one"
+        )
+    if machine.torch_refusal:
+        return Finding(
+            "bad",
+            f"{torch} for CUDA {machine.torch_cuda} can't use the card ({machine.torch_refusal}): update the NVIDIA "
+            "driver, or install torch for the CUDA that nvidia-smi shows from pytorch.org",
+        )
+    for device in machine.cards:
+        if machine.torch_targets and not _compiled_for(device.gpu.capability, machine.torch_targets):
+            return Finding(
+                "bad",
+                f"{torch} has no code for {device.gpu.name} (compute capability {device.gpu.capability:.1f}; it has "
+                f"{', '.join(machine.torch_targets)}): install another torch from pytorch.org, older for an old card",
+            )
+    return None
+
+
+def _compiled_for(capability: float, targets: list[str]) -> bool:
+    """Whether one of torch's targets runs on such a card: code of its generation, or PTX, which the driver compiles."""
+    card = round(10 * capability)
+    for target in targets:
+        kind, _, number = target.partition("_")
+        least = int("".join(filter(str.isdigit, number)) or 0)
+        if least <= card and (kind == "compute" or least // 10 == card // 10):
+            return True
+    return False
 
 
 def _attention(capability: float) -> str:

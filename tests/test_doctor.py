@@ -1,5 +1,6 @@
 """`sloth-nb doctor` on machines that we don't have."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -52,6 +53,71 @@ def test_it_says_what_will_run_on_the_card(card, attention, kernels):
 def test_a_torch_without_cuda_beside_a_card_is_wrong():
     assert any("built without CUDA" in text for text in wrong(replace(HERE, torch_cuda=None)))
     assert wrong(replace(HERE, torch_cuda=None, cards=[])) == []
+
+
+@pytest.fixture
+def a_driver_with_a_t4(monkeypatch, tmp_path):
+    """An nvidia-smi on the path that knows one card."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'Tesla T4, 15360, 15000, 7.5'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "refusal", "said"),
+    [
+        (
+            None,
+            "Torch not compiled with CUDA enabled",
+            "was built without CUDA and can't use the card: install",
+        ),
+        (
+            "12.8",
+            "The NVIDIA driver on your system is too old (found version 11040). Please update",
+            "for CUDA 12.8 can't use the card (The NVIDIA driver on your system is too old (found version 11040)): "
+            "update the NVIDIA driver, or install torch",
+        ),
+    ],
+)
+def test_a_card_that_torch_can_not_use_is_seen_and_wrong(
+    cuda, refusal, said, a_driver_with_a_t4, monkeypatch, capsys
+):
+    import torch
+
+    def init():
+        raise AssertionError(refusal)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert cli.main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "GPU 0: T4, 14.6 of 15.0 GB free" in out and said in out and "No NVIDIA card" not in out
+
+
+def test_a_card_that_is_hidden_on_purpose_is_no_fault():
+    machine = replace(HERE, torch_refusal="No CUDA GPUs are available", hidden=True)
+    assert wrong(machine) == [] and "CUDA_VISIBLE_DEVICES hides every card" in said(machine)
+
+
+@pytest.mark.parametrize(
+    ("card", "targets", "fits"),
+    [
+        ("T4", "sm_75 sm_80 sm_90", True),
+        ("P100", "sm_75 sm_80 sm_90", False),
+        ("RTX 4090", "sm_80 sm_90", True),
+        ("RTX 5090", "sm_80 sm_90a", False),
+        ("RTX 5090", "sm_80 compute_90", True),
+        ("A100", "sm_86 sm_90 compute_90", False),
+        ("H200", "", True),
+    ],
+)
+def test_a_torch_without_code_for_the_card_is_wrong(card, targets, fits):
+    machine = replace(HERE, cards=[Device(catalog.gpu(card), GIB)], torch_targets=targets.split())
+    assert any(f"has no code for {catalog.gpu(card).name}" in text for text in wrong(machine)) is not fits
+    assert ("Attention:" in said(machine)) is fits
 
 
 def test_a_version_outside_its_range_is_wrong_and_named():

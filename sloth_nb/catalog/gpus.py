@@ -2,7 +2,6 @@
 
 import re
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -10,9 +9,16 @@ from importlib import resources
 
 from sloth_nb.errors import HardwareError
 
-__all__ = ["GPU", "Offer", "cpu", "gpu", "gpus", "offer", "offers"]
+__all__ = ["GPU", "Offer", "akin", "cpu", "gpu", "gpus", "offer", "offers"]
 
 GIB = 2**30
+# What drivers and people add to a card's name without meaning another card.
+SAME_CARD = frozenset(
+    (
+        *("nvidia", "tesla", "geforce", "gpu", "card"),
+        *("sxm", "sxm2", "sxm3", "sxm4", "sxm5", "pcie", "hbm2", "hbm2e", "hbm3", "hbm3e"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -81,28 +87,34 @@ def offers() -> tuple[Offer, ...]:
 
 
 def gpu(name: "str | GPU") -> GPU:
-    """A card by name, in any spelling (``t4``, ``rtx4090``, ``NVIDIA A100-SXM4-80GB``).
+    """A card by name, in any spelling (``t4``, ``NVIDIA A100-SXM4-80GB``), or an offer's only one (``Colab free``).
+
+    A word or a size that the table's name lacks means another card (``RTX 3060 Ti``, ``A100 MIG 1g.5gb``).
 
     Raises:
         HardwareError: no such card; names the nearest.
     """
     if isinstance(name, GPU):
         return name
-    wanted = _plain(name)
+    sizes, rest = _size_and_words(name)
     for card in gpus():
-        if wanted in (_plain(card.name), *map(_plain, card.aliases)):
+        if "".join(rest + sizes) in _names(card) or _plain(name) in _names(card):
             return card
-    # The driver's long names hold the short one's words, and the memory: take the card with most words in it.
+    for card in gpus():  # with the size that it is sold with, which its name in the table lacks
+        if "".join(rest) in _names(card) and all(_sold_with(card, size) for size in sizes):
+            return card
+    for lent in offers():
+        if _plain(lent.name) == _plain(name):
+            return _only_card(lent)
+    raise HardwareError(_unknown("card", name, [card.name for card in gpus()], akin(name)))
+
+
+def akin(name: str) -> GPU | None:
+    """The card of the table with most of the words of a name, whatever else it says: a Ti's plain sister."""
     said = set(_words(name))
-    inside = [
-        (len(words), card)
-        for card in gpus()
-        for words in map(_words, (card.name, *card.aliases))
-        if said.issuperset(words)
-    ]
-    if inside:
-        return max(inside, key=lambda found: found[0])[1]
-    raise HardwareError(_unknown("card", name, [card.name for card in gpus()], _plain))
+    names = [(words, card) for card in gpus() for words in map(_words, (card.name, *card.aliases))]
+    inside = [(len(words), card) for words, card in names if said.issuperset(words)]
+    return max(inside, key=lambda found: found[0])[1] if inside else None
 
 
 def offer(name: str) -> Offer:
@@ -114,7 +126,7 @@ def offer(name: str) -> Offer:
     for lent in offers():
         if _plain(lent.name) == _plain(name):
             return lent
-    raise HardwareError(_unknown("offer", name, [lent.name for lent in offers()], _plain))
+    raise HardwareError(_unknown("offer", name, [lent.name for lent in offers()]))
 
 
 def cpu(ram_gib: float) -> GPU:
@@ -122,15 +134,45 @@ def cpu(ram_gib: float) -> GPU:
     return GPU("CPU", ram_gib, capability=0, bandwidth=40, tflops_16=0.3, host_gbps=40)
 
 
+def _only_card(lent: Offer) -> GPU:
+    if lent.gpu is None:
+        raise HardwareError(f"{lent.name} lends no card. Name a card, or say 'cpu' for this machine's.")
+    if lent.count > 1:
+        raise HardwareError(
+            f"{lent.name} lends {lent.count} cards. Name one of them, {lent.gpu.name}, and their number."
+        )
+    return lent.gpu
+
+
 def _plain(name: str) -> str:
     return "".join(ch for ch in str(name).lower() if ch.isalnum())
 
 
 def _words(name: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", str(name).lower())
+    """In lower case, a size as one word: ``80 GB`` and ``80GiB`` are ``80gb``."""
+    return re.findall(r"[a-z0-9]+", re.sub(r"(?<![a-z0-9])(\d+) ?gi?b?\b", r"\1gb", str(name).lower()))
 
 
-def _unknown(what: str, name: str, names: list[str], plain: Callable[[str], str]) -> str:
-    near = get_close_matches(plain(name), [plain(n) for n in names], n=3, cutoff=0.4)
-    shown = [n for n in names if plain(n) in near] or names
+def _size_and_words(name: str) -> tuple[list[str], list[str]]:
+    """The sizes in a card's name, and its other words but those that tell no card from another."""
+    words = [word for word in _words(name) if word not in SAME_CARD]
+    sizes = [word for word in words if re.fullmatch(r"\d+gb", word)]
+    return sizes, [word for word in words if word not in sizes]
+
+
+def _names(card: GPU) -> set[str]:
+    return {_plain(name) for name in (card.name, *card.aliases)}
+
+
+def _sold_with(card: GPU, size: str) -> bool:
+    """Whether a card is sold as one of this size: a program sees up to a tenth less of it."""
+    said = int(size.removesuffix("gb"))
+    return 0.9 * said <= card.memory_gib <= said
+
+
+def _unknown(what: str, name: str, names: list[str], alike: GPU | None = None) -> str:
+    sizes, rest = _size_and_words(name)
+    near = get_close_matches("".join(rest + sizes), [_plain(n) for n in names], n=3, cutoff=0.4)
+    near += [_plain(alike.name)] if alike else []
+    shown = [n for n in names if _plain(n) in near] or names
     return f"No {what} named {name!r}. {'Nearest' if near else 'Known'}: {', '.join(shown)}."

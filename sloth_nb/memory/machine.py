@@ -12,9 +12,10 @@ import psutil
 
 from sloth_nb.catalog import GPU, cpu
 from sloth_nb.catalog import gpu as gpu_named
+from sloth_nb.catalog.gpus import akin
 from sloth_nb.errors import HardwareError
 
-__all__ = ["Device", "device_for", "devices", "free_ram", "ram_gib"]
+__all__ = ["Device", "cards_of_the_driver", "device_for", "devices", "free_ram", "ram_gib"]
 
 GIB = 2**30
 # Where Linux says what a container may take, takes, and of what (control groups, versions 2 and 1).
@@ -40,13 +41,14 @@ class Device:
 
 
 def devices() -> list[Device]:
-    """The NVIDIA cards of this machine; empty when there are none or no driver answers."""
+    """The NVIDIA cards that a run may use; empty when there are none, no driver answers, or torch, where it is
+    loaded, can't use them."""
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
         if not torch.cuda.is_available():
             return []
         return [_from_torch(torch, index) for index in range(torch.cuda.device_count())]
-    return _from_driver()
+    return cards_of_the_driver()
 
 
 def ram_gib() -> float:
@@ -83,14 +85,19 @@ def device_for(name: "str | GPU | None") -> GPU:
 
 
 def _known(name: str, total: int, capability: float) -> GPU:
-    """The table's row for what the driver calls it, with the memory that is really there."""
+    """What the driver calls it, with the memory that is really there, and the speeds of the table's card of that name.
+
+    A card that the table lacks gets the speeds of the one most like it, or modest ones, and keeps its own name; so
+    does one of another size than the table's (an RTX 3060 with 8 GB).
+    """
+    memory_gib = total / GIB
     try:
         row = gpu_named(name)
+        called = row.name if abs(memory_gib / row.memory_gib - 1) < 0.1 else name
     except HardwareError:
-        row = GPU(name, 0, capability, bandwidth=500, tflops_16=50, host_gbps=12)
-    return replace(
-        row, name=row.name if row.memory_gib else name, memory_gib=total / GIB, capability=capability
-    )
+        row = akin(name) or GPU(name, 0, capability, bandwidth=500, tflops_16=50, host_gbps=12)
+        called = name
+    return replace(row, name=called, memory_gib=memory_gib, capability=capability, aliases=())
 
 
 def _from_torch(torch, index: int) -> Device:
@@ -100,7 +107,8 @@ def _from_torch(torch, index: int) -> Device:
     return Device(_known(properties.name, total, capability), free)
 
 
-def _from_driver() -> list[Device]:
+def cards_of_the_driver() -> list[Device]:
+    """The NVIDIA cards that the driver knows, whether or not torch can use them."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
