@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from sloth_nb.catalog.fields import word
 from sloth_nb.catalog.info import ModelInfo, TrainingDefaults, load_models
 from sloth_nb.catalog.readers import read_shape
 from sloth_nb.errors import ModelError
@@ -136,12 +137,12 @@ def from_config(config: str | os.PathLike[str] | Mapping[str, Any], name: str | 
         config = _read(where)
         name = name or (where.parent if where.name.endswith(".json") else where).resolve().name
     shape = read_shape(config)
-    kind = str(config.get("model_type", ""))
+    kind = word(config, "model_type")
     modality = {"whisper": "speech→text", "csm": "text→speech"}.get(
         kind, "text+image" if shape.towers else "text"
     )
     return ModelInfo(
-        name=name or str(config.get("_name_or_path") or kind or "model"),
+        name=name or (word(config, "_name_or_path") or kind or "model"),
         family=kind or "unknown",
         title=kind or "unknown",
         publisher="unknown",
@@ -170,12 +171,14 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise ModelError(
             f"There is no {file}. A model's folder holds a config.json; give its path."
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{file} can't be read: {error}.") from None
     except json.JSONDecodeError as error:
         raise ModelError(
             f"{file} is not JSON (line {error.lineno}, column {error.colno}: {error.msg})."
         ) from None
+    except RecursionError:
+        raise ModelError(f"{file} can't be read: its objects stand too deep within each other.") from None
+    except (OSError, ValueError) as error:  # not UTF-8, or a number of thousands of digits
+        raise ModelError(f"{file} can't be read: {error}.") from None
     if not isinstance(config, Mapping):
         raise ModelError(f"{file} holds a {type(config).__name__}; a config is a JSON object.")
     return config

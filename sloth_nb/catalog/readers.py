@@ -8,7 +8,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sloth_nb.catalog.fields import need
+from sloth_nb.catalog.architectures import (
+    POST_NORMS,
+    QK_NORM,
+    QKV_BIAS,
+    TEXT_KINDS,
+    TIED,
+    UNGATED,
+    Ungated,
+    check,
+)
+from sloth_nb.catalog.fields import MOST_LAYERS, entries, flag, maybe, need, word
+from sloth_nb.catalog.qwen_towers import QWEN_TOWERS, qwen_tower
 from sloth_nb.catalog.shape import Block, Linear, Shape
 from sloth_nb.catalog.towers import MIMI_LINEAR, MIMI_PARAMETERS, projector, vision_tower
 from sloth_nb.catalog.towers import Tower as _Tower
@@ -16,10 +27,6 @@ from sloth_nb.errors import ModelError
 
 __all__ = ["read_shape"]
 
-_TIED = {"gemma", "gemma2", "gemma3", "gemma3_text", "cohere", "cohere2"}
-_QK_NORM = {"qwen3", "qwen3_moe", "gemma3_text", "olmo3"}
-_POST_NORMS = {"gemma2", "gemma3_text"}
-_QKV_BIAS = {"qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl"}
 _FUSED = {"phi3", "phi4"}
 
 
@@ -31,66 +38,80 @@ def read_shape(config: Mapping[str, Any]) -> Shape:
     """
     if not isinstance(config, Mapping):
         raise ModelError(f"A config is a JSON object; this is a {type(config).__name__}.")
-    kind = str(config.get("model_type", ""))
+    kind = word(config, "model_type")
     if kind == "whisper":
         return _whisper(config)
     if kind == "csm":
         return _csm(config)
-    if kind == "mllama":
-        return _with_tower(config, _mllama_text(_text(config)))
-    if isinstance(config.get("text_config"), Mapping):
-        shape = _decoder(_text(config))
-        return _with_tower(config, shape) if isinstance(config.get("vision_config"), Mapping) else shape
-    return _decoder(config)
+    if isinstance(config.get("audio_config"), Mapping):
+        raise ModelError(
+            f"{kind!r} hears with an encoder (audio_config) that the memory model can't read yet."
+        )
+    text = _text(config) if isinstance(config.get("text_config"), Mapping) else config
+    shape = _mllama_text(text) if kind == "mllama" else _decoder(text)
+    return _with_tower(config, shape) if isinstance(config.get("vision_config"), Mapping) else shape
 
 
 def _text(config: Mapping[str, Any]) -> dict[str, Any]:
-    text = dict(config["text_config"])
-    text.setdefault("tie_word_embeddings", config.get("tie_word_embeddings"))
+    text, tied = dict(config["text_config"]), config.get("tie_word_embeddings")
+    if tied is not None:  # the whole model's word counts, as it does in transformers
+        text["tie_word_embeddings"] = tied
+    text["model_type"] = text.get("model_type") or TEXT_KINDS.get(word(config, "model_type"))
     return text
 
 
 def _with_tower(config: Mapping[str, Any], text: Shape) -> Shape:
-    towers = (vision_tower(config["vision_config"]), projector(config, text.hidden))
-    return replace(text, model_type=str(config.get("model_type", text.model_type)), towers=towers)
+    kind, vision = word(config, "model_type") or text.model_type, config["vision_config"]
+    if kind in QWEN_TOWERS:
+        return replace(text, model_type=kind, towers=(qwen_tower(vision, kind),))
+    towers = (vision_tower(vision), projector(config, text.hidden))
+    return replace(text, model_type=kind, towers=towers)
 
 
 def _decoder(config: Mapping[str, Any]) -> Shape:
-    kind = str(config.get("model_type", ""))
-    if config.get("kv_lora_rank"):
-        raise ModelError(
-            f"{kind!r} has latent attention (kv_lora_rank), which the memory model can't read yet."
-        )
-    if config.get("layers_block_type") or config.get("mamba_d_state") or config.get("linear_num_value_heads"):
-        raise ModelError(
-            f"{kind!r} mixes attention with state-space layers, which the memory model can't read yet."
-        )
-    hidden, layers = need(config, "hidden_size"), need(config, "num_hidden_layers")
+    kind = word(config, "model_type")
+    check(config, kind)
+    hidden, layers = need(config, "hidden_size"), need(config, "num_hidden_layers", most=MOST_LAYERS)
     vocab = need(config, "vocab_size")
-    dense = _dense_block(config, kind, hidden)
-    blocks = _mixture(config, kind, dense, layers) or (replace(dense, count=layers),)
-    tied = config.get("tie_word_embeddings")
+    plain = UNGATED.get(kind)
+    if plain:
+        blocks: tuple[Block, ...] = (replace(_ungated_block(config, plain, hidden), count=layers),)
+    else:
+        dense = _dense_block(config, kind, hidden)
+        blocks = _mixture(config, kind, dense, layers) or (replace(dense, count=layers),)
     return Shape(
         model_type=kind,
         hidden=hidden,
         vocab=vocab,
-        tied=kind in _TIED if tied is None else bool(tied),
-        context=need(config, "max_position_embeddings") if "max_position_embeddings" in config else 0,
+        tied=flag(config, "tie_word_embeddings", kind in TIED),
+        context=maybe(config, "max_position_embeddings", 0, least=0),
         blocks=blocks,
         embedding_parameters=vocab * hidden,
         head_parameters=vocab * hidden,
-        extra_parameters=hidden,
+        extra_parameters=hidden * (2 if plain and plain.norm_bias else 1)
+        + (vocab if plain and plain.head_bias else 0),
     )
 
 
-def _dense_block(config: Mapping[str, Any], kind: str, hidden: int) -> Block:
+def _heads(config: Mapping[str, Any], hidden: int) -> tuple[int, int, int]:
+    """Heads of the queries, of keys and values, and the width of one."""
     heads = need(config, "num_attention_heads")
-    kv_heads = config.get("num_key_value_heads") or heads
-    head_dim = config.get("head_dim") or hidden // heads
-    ffn = config.get("intermediate_size_mlp") or need(config, "intermediate_size")
+    kv_heads = maybe(config, "num_key_value_heads", heads)
+    head_dim = maybe(config, "head_dim", hidden // heads)
+    if kv_heads > heads or not head_dim:
+        beside = f"num_key_value_heads {kv_heads:,}" if head_dim else f"hidden_size {hidden:,}"
+        raise ModelError(
+            f"'num_attention_heads' in config.json is {heads:,}, which can't be beside {beside}."
+        )
+    return heads, kv_heads, head_dim
+
+
+def _dense_block(config: Mapping[str, Any], kind: str, hidden: int) -> Block:
+    heads, kv_heads, head_dim = _heads(config, hidden)
+    ffn = maybe(config, "intermediate_size_mlp", 0, least=0) or need(config, "intermediate_size")
     q, kv = heads * head_dim, kv_heads * head_dim
-    qkv_bias = bool(config.get("attention_bias", kind in _QKV_BIAS))
-    out_bias = qkv_bias and kind not in _QKV_BIAS
+    qkv_bias = flag(config, "attention_bias", kind in QKV_BIAS)
+    out_bias = qkv_bias and kind not in QKV_BIAS
     attention = [
         Linear("q_proj", hidden, q, qkv_bias),
         Linear("k_proj", hidden, kv, qkv_bias),
@@ -99,7 +120,7 @@ def _dense_block(config: Mapping[str, Any], kind: str, hidden: int) -> Block:
     mlp = [Linear("gate_proj", hidden, ffn), Linear("up_proj", hidden, ffn)]
     if kind in _FUSED:
         attention, mlp = [Linear("qkv_proj", hidden, q + 2 * kv)], [Linear("gate_up_proj", hidden, 2 * ffn)]
-    qk_norm, post_norms = kind in _QK_NORM, kind in _POST_NORMS
+    qk_norm, post_norms = kind in QK_NORM, kind in POST_NORMS
     return Block(
         count=1,
         kind="decoder",
@@ -115,15 +136,47 @@ def _dense_block(config: Mapping[str, Any], kind: str, hidden: int) -> Block:
     )
 
 
+def _ungated_block(config: Mapping[str, Any], plain: Ungated, hidden: int) -> Block:
+    heads, kv_heads, head_dim = _heads(config, hidden)
+    if plain.qkv:  # one matrix of three equal parts
+        kv_heads = heads
+    ffn, q, kv = need(config, "intermediate_size"), heads * head_dim, kv_heads * head_dim
+    biased, mlp_biased = flag(config, *plain.attention_bias), flag(config, *plain.mlp_bias)
+    outputs = {plain.qkv: q + 2 * kv} if plain.qkv else {"q_proj": q, "k_proj": kv, "v_proj": kv}
+    return Block(
+        count=1,
+        kind="decoder",
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        ffn=ffn,
+        linears=(
+            *(Linear(name, hidden, width, biased) for name, width in outputs.items()),
+            Linear(plain.out, q, hidden, biased),
+            Linear(plain.up, hidden, ffn, mlp_biased),
+            Linear(plain.down, ffn, hidden, mlp_biased),
+        ),
+        norm_parameters=plain.norms * hidden * (2 if plain.norm_bias else 1),
+        gated=False,
+    )
+
+
 def _mixture(config: Mapping[str, Any], kind: str, dense: Block, layers: int) -> tuple[Block, ...]:
     """The blocks of a mixture of experts; some layers may stay dense. Empty when there are no experts."""
-    experts = config.get("num_experts") or config.get("num_local_experts") or config.get("n_routed_experts")
+    names = ("num_experts", "num_local_experts", "n_routed_experts")
+    experts = next((count for name in names if (count := maybe(config, name, 0, least=0))), 0)
     if not experts:
         return ()
-    expert_ffn = config.get("moe_intermediate_size") or need(config, "intermediate_size")
-    shared = config.get("shared_expert_intermediate_size") or (expert_ffn if kind == "llama4_text" else 0)
-    step = config.get("interleave_moe_layer_step") or config.get("decoder_sparse_step") or 1
-    mixed = layers // step - len(config.get("mlp_only_layers") or ())
+    expert_ffn = maybe(config, "moe_intermediate_size", 0, least=0) or need(config, "intermediate_size")
+    shared = maybe(config, "shared_expert_intermediate_size", 0, least=0)
+    if kind == "llama4_text":
+        shared = shared or expert_ffn
+    steps = (maybe(config, name, 0, least=0) for name in ("interleave_moe_layer_step", "decoder_sparse_step"))
+    step = next(filter(None, steps), 1)
+    mixed = max(0, layers // step - entries(config, "mlp_only_layers", layers))
+    if not mixed:
+        return ()
     attention = tuple(
         linear for linear in dense.linears if linear.name in ("q_proj", "k_proj", "v_proj", "o_proj")
     )
@@ -149,7 +202,7 @@ def _mllama_text(config: Mapping[str, Any]) -> Shape:
     """Llama 3.2 Vision: every fifth layer attends to the picture; eight rows of the embedding are its own."""
     plain = _decoder({**config, "model_type": "llama"})
     block = plain.blocks[0]
-    crossing = len(config.get("cross_attention_layers") or ())
+    crossing = entries(config, "cross_attention_layers", block.count)
     # A cross layer has q and k norms over the head and two scalar gates beside the usual norms.
     cross = replace(
         block,
@@ -168,8 +221,8 @@ def _mllama_text(config: Mapping[str, Any]) -> Shape:
 def _whisper(config: Mapping[str, Any]) -> Shape:
     """Whisper: an encoder over 1500 frames and a decoder that also attends to it. k_proj has no bias."""
     hidden, vocab = need(config, "d_model"), need(config, "vocab_size")
-    mels = config.get("num_mel_bins", 80)
-    sources, context = config.get("max_source_positions", 1500), config.get("max_target_positions", 448)
+    mels = maybe(config, "num_mel_bins", 80)
+    sources, context = maybe(config, "max_source_positions", 1500), maybe(config, "max_target_positions", 448)
 
     def attention(prefix: str = "") -> list[Linear]:
         names = (("q_proj", True), ("k_proj", False), ("v_proj", True), ("out_proj", True))
@@ -179,7 +232,7 @@ def _whisper(config: Mapping[str, Any]) -> Shape:
         heads, ffn = need(config, f"{side}_attention_heads"), need(config, f"{side}_ffn_dim")
         mlp = (Linear("fc1", hidden, ffn, True), Linear("fc2", ffn, hidden, True))
         return Block(
-            count=need(config, f"{side}_layers"),
+            count=need(config, f"{side}_layers", most=MOST_LAYERS),
             kind=kind,
             hidden=hidden,
             heads=heads,
@@ -212,9 +265,11 @@ def _csm(config: Mapping[str, Any]) -> Shape:
     """CSM: a Llama over text and books of audio codes, a small Llama over the books, and the Mimi codec."""
     hidden, codes = need(config, "hidden_size"), need(config, "vocab_size")
     books, text = need(config, "num_codebooks"), need(config, "text_vocab_size")
-    depth_config = {**config.get("depth_decoder_config", {}), "model_type": "llama"}
+    depth_config = config.get("depth_decoder_config")
+    if not isinstance(depth_config, Mapping):
+        raise ModelError("config.json of a csm lacks the object 'depth_decoder_config', its second decoder.")
     backbone = _decoder({**config, "model_type": "llama"})
-    depth = _decoder(depth_config)
+    depth = _decoder({**depth_config, "model_type": "llama"})
     small = depth.hidden
     # The depth decoder embeds with the backbone's table; its heads are one matrix a book but the first.
     bridge, heads = hidden * small, (books - 1) * small * codes

@@ -95,8 +95,8 @@ class Sizes:
 @cache
 def _group(name: str) -> str:
     name = name.rsplit(".", 1)[-1]
-    if name in ("q_proj", "k_proj", "v_proj", "qkv_proj"):
+    if name in ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value"):
         return "qkv"
-    if name in ("o_proj", "out_proj"):
+    if name in ("o_proj", "out_proj", "dense"):
         return "output"
-    return "down" if name in ("down_proj", "fc2") else "gate_up"
+    return "down" if name in ("down_proj", "fc2", "c_proj", "dense_4h_to_h") else "gate_up"

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,19 @@ def test_the_estimate_needs_neither_torch_nor_transformers():
 def test_a_length_beyond_the_models_offers_rope_scaling_and_says_what_it_does():
     notes = " ".join(estimate("smollm2-135m-instruct", gpu="H200", length=20_000).notes)
     assert "8,192" in notes and "'factor': 3.0" in notes and "squeezes" in notes
+
+
+@pytest.mark.parametrize("kind", ["gpt_neox", "phi", "starcoder2"])
+def test_a_decoder_s_own_names_for_its_layers_change_nothing(kind):
+    usual = {
+        **{"query_key_value": "qkv_proj", "dense": "o_proj"},
+        **{"dense_h_to_4h": "fc1", "dense_4h_to_h": "fc2", "c_fc": "fc1", "c_proj": "fc2"},
+    }
+    config = dict(hidden_size=512, intermediate_size=2048, num_attention_heads=8, vocab_size=1000)
+    own, renamed = (catalog.from_config({**config, "model_type": kind, "num_hidden_layers": 4}) for _ in "12")
+    linears = tuple(replace(x, name=usual.get(x.name, x.name)) for x in own.shape.blocks[0].linears)
+    renamed.__dict__["shape"] = replace(own.shape, blocks=(replace(own.shape.blocks[0], linears=linears),))
+    for method in ("full", "lora", "qlora"):
+        assert (
+            estimate(own, gpu=H200, method=method).kinds == estimate(renamed, gpu=H200, method=method).kinds
+        )
