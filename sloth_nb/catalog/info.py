@@ -1,5 +1,6 @@
 """ModelInfo: one entry of the catalogue, read from the family files beside this module."""
 
+import json
 import tomllib
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -77,8 +78,13 @@ class ModelInfo:
         loader = "FastLanguageModel" if self.modality == "text" else "FastModel"
         return (
             f"from sloth_nb import {loader}\n\n"
-            f'model, tokenizer = {loader}.from_pretrained("{name}", load_in_4bit={four_bit})'
+            f"model, tokenizer = {loader}.from_pretrained({_literal(name)}, load_in_4bit={four_bit})"
         )
+
+
+def _literal(text: str) -> str:
+    """As Python writes a text, between double quotes: a folder's name may hold quotes and backslashes."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,9 @@
 """The catalogue's rows: complete, honest about their sources, and counted right."""
 
+import ast
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -92,6 +94,13 @@ def test_the_code_shown_loads_the_right_repository():
         "qwen3-14b"
     ).code(True)
     assert 'from_pretrained("smollm2-135m-instruct"' in catalog.find("smollm2-135m-instruct").code()
+
+
+@pytest.mark.parametrize("name", ["C:\\new\\models", 'a"b', '"); print("no', "Größe\n", "mine"])
+def test_the_code_shown_names_the_very_folder_whatever_its_name_holds(name):
+    info = replace(catalog.find("qwen3-14b"), ids={"16bit": name})
+    call = ast.parse(info.code()).body[-1].value
+    assert ast.literal_eval(call.args[0]) == name
 
 
 def test_the_catalogue_imports_neither_torch_nor_transformers():
