@@ -13,7 +13,7 @@ from sloth_nb.catalog.info import ModelInfo, TrainingDefaults, load_models
 from sloth_nb.catalog.readers import read_shape
 from sloth_nb.errors import ModelError
 
-__all__ = ["find", "from_config", "known", "models", "search"]
+__all__ = ["find", "from_config", "known", "models", "no_such_model", "search"]
 
 
 def models() -> tuple[ModelInfo, ...]:
@@ -47,13 +47,18 @@ def find(name: str) -> ModelInfo:
     """
     info = known(name)
     if info is None:
-        near = nearest(name)
-        hint = f"Nearest: {', '.join(near)}." if near else "models() lists them all."
-        raise ModelError(
-            f"No model named {name!r} in the catalogue. {hint} Any other model works by its folder or "
-            f"config.json, or by catalog.from_hub(name), which asks the hub."
-        )
+        raise ModelError(no_such_model(name))
     return info
+
+
+def no_such_model(name: str, asking: str = "catalog.from_hub(name), which asks the hub") -> str:
+    """The sentence for a name that means nothing here. ``asking``: what the caller can do to ask the hub."""
+    near = nearest(name)
+    hint = f"Nearest: {', '.join(near)}." if near else "models() lists them all."
+    return (
+        f"No model named {name!r} in the catalogue. {hint} Any other model works by its folder or "
+        f"config.json, or by {asking}."
+    )
 
 
 def nearest(name: str, count: int = 3) -> list[str]:

@@ -3,7 +3,10 @@
 import argparse
 import json
 
-from sloth_nb.catalog import from_hub
+from sloth_nb.catalog import ModelInfo, from_hub
+from sloth_nb.catalog.find import no_such_model
+from sloth_nb.catalog.resolve import here
+from sloth_nb.errors import ModelError
 from sloth_nb.memory import (
     GB,
     METHODS,
@@ -42,8 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints the estimate. 0: it fits; 1: it doesn't, or can't be said; the text says what to do."""
     names = ("method", "task", "batch", "length", "rank", "policy", "optimiser", "accumulation", "gpus")
-    model = from_hub(options.model) if options.hub else options.model
-    work = Work.of(model, **{name: getattr(options, name) for name in names})
+    work = Work.of(_model(options.model, options.hub), **{name: getattr(options, name) for name in names})
     card = device_for(options.gpu)
     lines = []
     if options.plan:
@@ -56,6 +58,14 @@ def run(options: argparse.Namespace) -> int:
     else:
         print("\n".join([*lines, str(answer), *_outlook(answer)]))
     return 0 if answer.fits else 1
+
+
+def _model(name: str, may_ask: bool) -> ModelInfo:
+    """What is here by that name; else the hub's, when it may be asked."""
+    found = here(name)
+    if found is None and not may_ask:
+        raise ModelError(no_such_model(name, "--hub, which asks the hub"))
+    return found or from_hub(name)
 
 
 def as_data(answer: Estimate) -> dict[str, object]:

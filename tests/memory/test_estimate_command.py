@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from sloth_nb import cli
+from sloth_nb.catalog import find
 from sloth_nb.memory import estimate
 
 
@@ -41,6 +42,12 @@ def test_a_plan_fits_where_the_plain_run_does_not(capsys):
     ("arguments", "said"),
     [
         (["qwen3-15b"], "Nearest: qwen3-14b"),
+        (["org/unheard-of"], "or by --hub, which asks the hub"),
+        (["/nonexistent/folder"], "There is no folder or file '/nonexistent/folder'"),
+        (["./qwen3-14b"], "There is no folder or file './qwen3-14b'"),
+        (["~/nonexistent", "--hub"], "There is no folder or file '~/nonexistent'"),
+        (["~nobody-of-that-name/x"], "can't be looked for"),
+        (["x" * 5000], "can't be looked for: File name too long"),
         (["qwen3-14b", "--gpu", "RTX 4099"], "RTX 4090"),
         (["qwen3-14b", "--batch", "0"], "batch is 0"),
         (["."], "There is no config.json"),
@@ -49,6 +56,20 @@ def test_a_plan_fits_where_the_plain_run_does_not(capsys):
 def test_a_wrong_question_gets_one_sentence(arguments, said, capsys):
     assert cli.main(["estimate", *arguments]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_the_hub_is_asked_only_for_what_is_not_here(monkeypatch, tmp_path, capsys):
+    asked = []
+    monkeypatch.setattr(
+        "sloth_nb.memory.estimate_command.from_hub", lambda name: asked.append(name) or find("qwen3-8b")
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(find("qwen3-0.6b").config))
+    for name in ("qwen3-14b", "Qwen/Qwen3-14B", "~/mine", "org/new"):
+        assert cli.main(["estimate", name, "--hub", "--gpu", "A100"]) == 0
+    assert asked == ["org/new"]
+    assert "mine" in capsys.readouterr().out
 
 
 def test_it_answers_without_torch():
