@@ -89,6 +89,12 @@ def test_search_needs_every_word_and_every_filter():
     assert not catalog.search("no such model anywhere")
 
 
+def test_a_publisher_finds_its_own_models_only():
+    assert [info.name for info in catalog.search("sesame")] == ["csm-1b"]
+    assert catalog.search("openai") and all("whisper" in info.name for info in catalog.search("openai"))
+    assert catalog.find("whisper-large-v3-turbo").licence == "MIT"
+
+
 def test_the_code_shown_loads_the_right_repository():
     assert 'from_pretrained("unsloth/Qwen3-14B-bnb-4bit", load_in_4bit=True)' in catalog.find(
         "qwen3-14b"
