@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sloth_nb.authoring.platforms import Machine
+from sloth_nb.authoring.possible import TEXT_PART, check
 from sloth_nb.authoring.tasks import Task
 from sloth_nb.catalog import GPU, ModelInfo, gpus, models
 from sloth_nb.errors import HardwareError, NotebookError, SlothError, did_you_mean
@@ -195,6 +196,9 @@ def _works(model: ModelInfo, task: Task, card: GPU, length: int, given: dict[str
         for way in ways:
             yield Work.of(
                 model,
+                engine="sloth"
+                if model.config.get("model_type") in TEXT_PART
+                else None,  # loaded as text alone
                 method=method,
                 batch=batch,
                 accumulation=given.get("accumulation", max(1, sequences // batch)),
@@ -235,8 +239,6 @@ def _too_small(model: ModelInfo, task: Task, machine: Machine, given: dict[str, 
 
 def _smaller(model: ModelInfo, task: Task, machine: Machine, given: dict[str, Any]) -> ModelInfo | None:
     """The largest model that fits, of the same family if there is one, else of the same kind."""
-    from sloth_nb.authoring.possible import check
-
     best: tuple[bool, int] = (False, 0)
     found = None
     for other in models():

@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from importlib import resources
 from typing import Any
@@ -61,6 +61,15 @@ class ModelInfo:
     @cached_property
     def shape(self) -> Shape:
         return read_shape(self.config)
+
+    @cached_property
+    def text_part(self) -> "ModelInfo":
+        """The language part alone of a model that also sees, as ``from_pretrained(text_only=True)`` loads it."""
+        text = self.config.get("text_config")
+        if text is None:
+            return self
+        tied = self.config.get("tie_word_embeddings")
+        return replace(self, config={"tie_word_embeddings": tied, **text}, modality="text")
 
     @property
     def size(self) -> str:

@@ -43,6 +43,8 @@ def read_shape(config: Mapping[str, Any]) -> Shape:
         return _whisper(config)
     if kind == "csm":
         return _csm(config)
+    if kind == "mllama_text_model":
+        return _mllama_text(config)
     if isinstance(config.get("audio_config"), Mapping):
         raise ModelError(
             f"{kind!r} hears with an encoder (audio_config) that the memory model can't read yet."

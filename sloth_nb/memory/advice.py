@@ -8,6 +8,7 @@ from typing import Any
 
 from sloth_nb.catalog import GPU, ModelInfo, gpus, models
 from sloth_nb.memory.estimate import Estimate
+from sloth_nb.memory.families import engine_runs
 from sloth_nb.memory.formulas import estimate_within, estimate_work, standing_total
 from sloth_nb.memory.work import Work
 
@@ -228,13 +229,14 @@ def _kind(card: GPU) -> tuple[bool, bool, bool]:
 def _same_result(work: Work) -> Iterator[_Step]:
     """How things are held and in what portions they are computed."""
     same, policies = "same result", {work.policy} if isinstance(work.policy, str) else set(work.policy)
-    if work.engine == "hf":
+    plain = work.engine == "hf" and not engine_runs(work.model)  # which have no other way than to recompute
+    if work.engine == "hf" and not plain:
         yield _Step(
             0.1, "use this package's engine (engine='sloth')", "same result, faster", {"engine": "sloth"}
         )
-    if work.loss_chunk > SMALL_CHUNK:
+    if work.loss_chunk > SMALL_CHUNK and not plain:
         yield _Step(0.2, "hold 64 MB of logits at a time (loss_chunk)", same, {"loss_chunk": SMALL_CHUNK})
-    if work.tokens > TILE and (work.mlp_tile in (None, "auto") or int(work.mlp_tile) > TILE):
+    if work.tokens > TILE and not plain and (work.mlp_tile in (None, "auto") or int(work.mlp_tile) > TILE):
         say = f"run the MLP in tiles of {TILE:,} tokens (mlp_tile)"
         yield _Step(0.3, say, "same result, a little slower", {"mlp_tile": TILE})
     for part in (2, 4, 8):
@@ -250,10 +252,10 @@ def _same_result(work: Work) -> Iterator[_Step]:
     if "keep" in policies:
         say = "recompute activations (policy='recompute')"
         yield _Step(1.0, say, "same result, about a quarter slower", {"policy": "recompute"})
-    if policies & {"keep", "recompute"}:
+    if policies & {"keep", "recompute"} and not plain:
         say = "keep only each layer's input (policy='lean')"
         yield _Step(1.4, say, "same result, slower by the attention's forward", {"policy": "lean"})
-    if policies != {"offload"}:
+    if policies != {"offload"} and not plain:
         say = "move activations to host memory (policy='offload')"
         yield _Step(1.5, say, "same result, takes RAM", {"policy": "offload"}, takes_ram=True)
 
@@ -267,6 +269,9 @@ def _another_result(work: Work) -> Iterator[_Step]:
         yield _Step(
             weight, "load in 4 bits (method='qlora')", "slightly different weights", {"method": "qlora"}
         )
+    if not engine_runs(work.model) and engine_runs(work.model.text_part):
+        say = "train its language part alone (text_only=True), which this package's engine runs"
+        yield _Step(2.0, say, "no pictures", {"model": work.model.text_part})
     nearly = "nearly the same result"
     if work.optimiser not in ("adamw_8bit", "paged_adamw_8bit", "sgd"):
         yield _Step(1.2, "8-bit AdamW (optim='adamw_8bit')", nearly, {"optimiser": "adamw_8bit"})

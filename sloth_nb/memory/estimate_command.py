@@ -27,6 +27,9 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="catalogue name, hub id, a folder or a config.json")
     parser.add_argument("--hub", action="store_true", help="fetch the config of a model that isn't listed")
+    parser.add_argument(
+        "--text-only", action="store_true", help="the language part of a model that also sees"
+    )
     parser.add_argument("--gpu", help="a card's name, or cpu (default: this machine's)")
     parser.add_argument("--method", choices=METHODS, default="qlora")
     parser.add_argument("--task", choices=TASKS, default="sft")
@@ -44,7 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the estimate. 0: it fits; 1: it doesn't, or can't be said; the text says what to do."""
-    names = ("method", "task", "batch", "length", "rank", "policy", "optimiser", "accumulation", "gpus")
+    names = (
+        "text_only",
+        "method",
+        "task",
+        "batch",
+        "length",
+        "rank",
+        "policy",
+        "optimiser",
+        "accumulation",
+        "gpus",
+    )
     work = Work.of(_model(options.model, options.hub), **{name: getattr(options, name) for name in names})
     card = device_for(options.gpu)
     lines = []

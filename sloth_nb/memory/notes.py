@@ -1,5 +1,6 @@
 """What a reader of an estimate should know and might not ask."""
 
+from sloth_nb.memory.families import engine_runs
 from sloth_nb.memory.work import Work
 
 __all__ = ["notes_on"]
@@ -8,6 +9,8 @@ __all__ = ["notes_on"]
 def notes_on(work: Work) -> tuple[str, ...]:
     """Sentences about this work; empty when there is nothing to say."""
     notes, info = [], work.model
+    if work.engine == "hf" and not engine_runs(info):
+        notes.append(_without_the_engine(work))
     if info.context and work.length > info.context:
         factor = -(-work.length // info.context)
         notes.append(
@@ -27,3 +30,15 @@ def notes_on(work: Work) -> tuple[str, ...]:
             "The frozen reference of DPO is a second copy of the weights, unless its answers are stored."
         )
     return tuple(notes)
+
+
+def _without_the_engine(work: Work) -> str:
+    says = (
+        f"This package's engine does not run {work.model.name}: transformers and peft train it as they come"
+    )
+    if work.policy not in ("keep", "recompute"):
+        asked = f"policy={work.policy!r}" if isinstance(work.policy, str) else "a policy a layer"
+        says += f", and {asked} counts as 'recompute'"
+    if engine_runs(work.model.text_part):
+        says += "; its language part alone (text_only=True, here and in from_pretrained) the engine does run"
+    return says + "."

@@ -16,9 +16,10 @@ def plain_moments(work: Work, gpu: GPU) -> list[Moment]:
     """The moments of a step of the plain stack. Any policy but "keep" is torch's own checkpointing."""
     shape = work.model.shape
     hidden = 2 * work.tokens * shape.hidden
-    saved = [_saved(block, work) for block in shape.blocks for _ in range(block.count)]
     keep = work.policy == "keep"
-    held = (sum(saved) if keep else hidden * len(saved)) + 2 * hidden
+    held = 2 * hidden
+    for block in shape.blocks:
+        held += block.count * (_saved(block, work) if keep else 2 * _tokens(block, work) * block.hidden)
     # 16-bit logits, and in fp32 the log-probabilities and the two gradients on the way back.
     logits = work.tokens * shape.vocab * (2 + 3 * 4)
 
@@ -35,7 +36,7 @@ def plain_moments(work: Work, gpu: GPU) -> list[Moment]:
 
 def _saved(block: Block, work: Work) -> int:
     """What autograd saves of one layer. A frozen linear layer saves nothing, a LoRA its input in fp32."""
-    tokens = work.tokens
+    tokens = _tokens(block, work)
     q, kv = block.heads * block.head_dim, block.kv_heads * block.head_dim
     norms = 2 * 4 * block.hidden * (2 if block.post_norms else 1) + (4 * (q + kv) if block.qk_norm else 0)
     attention = 2 * (2 * q + 2 * kv) + 4 * block.heads
@@ -46,3 +47,8 @@ def _saved(block: Block, work: Work) -> int:
     else:  # for the weights' gradients: states before and after the norm's weight, and the MLP's product
         inputs = 2 * (4 * block.hidden + block.active_ffn)
     return tokens * (norms + attention + mlp + inputs)
+
+
+def _tokens(block: Block, work: Work) -> int:
+    """Tokens that pass a layer: an encoder of sound has as many a sequence whatever the text's length."""
+    return block.positions * work.sequences if block.positions else work.tokens

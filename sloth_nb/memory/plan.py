@@ -58,10 +58,11 @@ class Plan:
         parts.append(f"{self.work.batch} × {self.work.length:,} tokens at a time")
         if self.work.accumulation > 1:
             parts.append(f"{self.work.accumulation} micro-steps a step")
-        tile = self.work.tile(self.policies, self.budget.gpu)
-        if tile:
-            parts.append(f"MLP in tiles of {tile:,} tokens")
-        parts.append(f"{self.work.loss_chunk >> 20} MB of logits at a time")
+        if self.work.engine == "sloth":
+            tile = self.work.tile(self.policies, self.budget.gpu)
+            if tile:
+                parts.append(f"MLP in tiles of {tile:,} tokens")
+            parts.append(f"{self.work.loss_chunk >> 20} MB of logits at a time")
         if self.work.embedding_offload:
             parts.append("embeddings in host memory")
         return "; ".join(parts)
@@ -100,8 +101,8 @@ def _fastest(work: Work, budget: Budget, split: bool, best: Plan | None) -> Plan
         option = _captured_or_not(option, budget)
         if best and step_seconds(option.but(policy="keep"), budget.gpu) >= best.seconds:
             continue
-        if option.engine == "hf":  # one policy for all layers, and nothing moves
-            tried = [_inside(option.but(policy=policy), budget) for policy in ("keep", "recompute")]
+        if option.engine == "hf":
+            tried = [_plain(option, budget)]
         else:
             tried = [_fit(option, budget, kind) for kind in moving]
         if len(moving) > 1 and option.engine == "sloth":
@@ -139,6 +140,9 @@ def _keeps_everything(made: Plan, work: Work) -> bool:
 
 def fitted_policies(work: Work, budget: Budget) -> Work | None:
     """The same batch and chunks with a fast mix of policies that fits, RAM used only if it must; None: none does."""
+    if work.engine == "hf":
+        answer = _plain(work, budget)
+        return None if answer is None else answer.work
     work = _captured_or_not(work, budget)
     answer = _fit(work, budget, None)
     if answer is None and not budget.gpu.is_cpu:
@@ -152,6 +156,9 @@ def _options(work: Work, split: bool) -> Iterator[Work]:
     sizes = range(min(sequences, max(work.batch, 64)), 0, -1) if split else (work.batch,)
     for size in sizes:
         if sequences % size:
+            continue
+        if work.engine == "hf":  # knows neither tiles nor chunks
+            yield work.but(batch=size, accumulation=sequences // size)
             continue
         for tile in TILES:
             for chunk in CHUNKS:
@@ -192,6 +199,11 @@ def _inside(work: Work, budget: Budget) -> Estimate | None:
     """Its estimate, when that fits the budget."""
     answer = estimate_within(work, budget.gpu, int(budget.device / (1 + SAFETY)))
     return answer if answer is not None and answer.host <= budget.host else None
+
+
+def _plain(work: Work, budget: Budget) -> Estimate | None:
+    """Without this package's engine: one policy for all layers, and nothing moves."""
+    return _inside(work.but(policy="keep"), budget) or _inside(work.but(policy="recompute"), budget)
 
 
 def _ladder(option: Work, budget: Budget, moving: str | None) -> tuple[Callable[[int], tuple[str, ...]], int]:
@@ -276,7 +288,7 @@ def _filled(fitted: Estimate, budget: Budget) -> Estimate:
 
 def _refusal(work: Work, budget: Budget, split: bool) -> str:
     """What it would take at its leanest, and the cheapest changes that would fit."""
-    here = "lean" if budget.gpu.is_cpu else "offload"
+    here = "recompute" if work.engine == "hf" else "lean" if budget.gpu.is_cpu else "offload"
     leanest = (estimate_work(option.but(policy=here), budget.gpu) for option in _options(work, split))
     least = min(leanest, key=lambda estimate: estimate.total)
     says = f"{least.total_gb:.1f} GB"

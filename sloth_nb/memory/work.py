@@ -7,6 +7,7 @@ from typing import Any
 
 from sloth_nb.catalog import GPU, ModelInfo, resolve
 from sloth_nb.errors import TrainingError, did_you_mean
+from sloth_nb.memory.families import engine_for
 from sloth_nb.memory.moving import HOST_BOUND
 from sloth_nb.memory.policy import (
     NAMED,
@@ -38,6 +39,8 @@ class Work:
         batch: sequences a device and a step. For DPO, pairs; for GRPO, answers (all generations together).
         length: tokens a sequence; a packed batch is ``batch * length`` tokens whatever is in it.
         policy: one of POLICIES for all layers, or one a layer ("sloth" apart) or ``Policy``, bottom to top.
+        engine: who computes, one of ENGINES; None is this package's engine where it runs the model, else transformers
+            and peft as they come. These keep or recompute: any policy but "keep" is torch's checkpointing.
         loss_chunk: bytes of logits that the loss holds at a time.
         mlp_tile: tokens that pass an MLP at a time; None is all of them, "auto" the engine's own choice.
         ram: bytes of host memory that offloading may take; None leaves it open.
@@ -56,7 +59,7 @@ class Work:
     rank: int = 16
     targets: tuple[str, ...] | None = None
     policy: "str | tuple[str | Policy, ...]" = "recompute"
-    engine: str = "sloth"
+    engine: str | None = None
     optimiser: str = "adamw_8bit"
     packed: bool = False
     accumulation: int = 1
@@ -73,6 +76,8 @@ class Work:
         _one_of("method", self.method, METHODS)
         _one_of("task", self.task, TASKS)
         _one_of("optimiser", self.optimiser, OPTIMISERS)
+        if self.engine is None:
+            object.__setattr__(self, "engine", engine_for(self.model))
         _one_of("engine", self.engine, ENGINES)
         _one_of("strategy", self.strategy, ("ddp", "fsdp"))
         for name in ("batch", "length", "accumulation", "gpus", "loss_chunk"):
@@ -97,9 +102,12 @@ class Work:
     def of(cls, model: "str | PathLike[str] | Mapping[str, Any] | ModelInfo", **options: Any) -> "Work":
         """Work on whatever names a model, with misspelt options named.
 
+        ``text_only=True`` is the language part alone of a model that also sees, as ``from_pretrained`` can load it.
+
         Raises:
             ModelError: no such model. TrainingError: an option is unknown or can't be.
         """
+        text_only = options.pop("text_only", False)
         known = cls.__dataclass_fields__.keys() - {"model"}
         for name in options.keys() - known:
             hint = did_you_mean(name, known) or f" Known: {', '.join(sorted(known))}."
@@ -108,10 +116,13 @@ class Work:
             options["policy"] = tuple(options["policy"])
         if isinstance(options.get("targets"), list):
             options["targets"] = tuple(options["targets"])
-        return cls(resolve(model), **options)
+        info = resolve(model)
+        return cls(info.text_part if text_only else info, **options)
 
     def but(self, **changes: Any) -> "Work":
-        """The same work with some options changed."""
+        """The same work with some options changed; another model has the engine that runs it, unless one is named."""
+        if "model" in changes and self.engine == engine_for(self.model):
+            changes.setdefault("engine", None)
         return replace(self, **changes)
 
     @property

@@ -78,3 +78,8 @@ def test_it_answers_without_torch():
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)
+
+
+def test_the_language_part_alone_is_asked_for_with_a_flag(capsys):
+    assert cli.main(["estimate", "gemma-3-4b-it", "--gpu", "T4"]) == 1
+    assert cli.main(["estimate", "gemma-3-4b-it", "--gpu", "T4", "--text-only"]) == 0

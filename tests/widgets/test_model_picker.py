@@ -159,3 +159,9 @@ def test_a_card_is_taken_in_any_spelling_and_an_unknown_one_is_refused_with_the_
     with pytest.raises(HardwareError, match=r"No card named 'RTX 9999'\. Nearest: RTX"):
         shown.gpu = "RTX 9999"
     assert shown.gpu == catalog.gpu("A100").name
+
+
+def test_a_model_that_the_engine_does_not_run_is_never_said_to_fit_by_offloading():
+    picker = ModelPicker(gpu="T4", chosen="gemma-3-4b-it")
+    assert picker.fit(catalog.find("gemma-3-4b-it"))[0] == "fits at batch 1"
+    assert "1 × 2,048 tokens" in str(picker._view()) and "does not run gemma-3-4b-it" in str(picker._view())

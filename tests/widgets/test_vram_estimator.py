@@ -178,3 +178,10 @@ def test_every_card_has_its_row():
     view = VramEstimator("qwen3-14b", gpu="T4")._view()
     for name in ("T4", "RTX 4090", "L4", "H200", "B200"):
         assert f'<th scope="row">{name}</th>' in view
+
+
+@pytest.mark.parametrize("policy", ["auto", "offload", "sloth", "lean", "keep"])
+def test_any_policy_may_be_asked_of_a_model_that_the_engine_does_not_run(policy):
+    panel = VramEstimator("gemma-3-4b-it", gpu="T4", policy=policy, batch=4)
+    assert panel.estimate.work.engine == "hf" and panel.estimate.host == 0
+    assert "does not run gemma-3-4b-it" in str(panel._view())

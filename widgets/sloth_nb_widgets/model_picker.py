@@ -14,6 +14,7 @@ from sloth_nb.memory import METHODS, Estimate, Work, estimate_work
 
 from . import controls
 from .cards import THIS_MACHINE, CardName, card_names, card_of
+from .estimate_view import notes
 from .html import Markup, element, join, numbers_table, stylesheet
 from .panel import Panel, PanelArgumentError
 
@@ -30,7 +31,8 @@ SIZES = {
 }
 # Seconds after an Enter in which letters may still be on their way.
 SETTLES = 1.0
-FITS, OFFLOADS, NOT = "fits", "fits with offload", "does not fit"
+FITS, ONE, OFFLOADS, NOT = "fits", "fits at batch 1", "fits with offload", "does not fit"
+LOOKS = {FITS: ("✓", "good"), ONE: ("~", "warn"), OFFLOADS: ("~", "warn"), NOT: ("✗", "bad")}
 
 
 class ModelPicker(Panel):
@@ -113,7 +115,8 @@ class ModelPicker(Panel):
         return self.method == "qlora"
 
     def fit(self, info: ModelInfo) -> tuple[str, Estimate]:
-        """How a model fits the card ("fits", "fits with offload", "does not fit"), and that estimate."""
+        """How a model fits the card ("fits", "fits with offload", "fits at batch 1" where this package's engine does
+        not run it, "does not fit"), and that estimate."""
         card = card_of(self.gpu)
         key = (info.name, info.parameters, card.name, card.memory, self.method, self.length)
         if key not in self._fits:
@@ -210,10 +213,9 @@ class ModelPicker(Panel):
 
     def _line(self, info: ModelInfo) -> str:
         how, estimate = self.fit(info)
-        mark = {FITS: "✓", OFFLOADS: "~", NOT: "✗"}[how]
         offline = ", offline" if info.offline else ""
         columns = (
-            f"{mark} {info.name}".ljust(38),
+            f"{LOOKS[how][0]} {info.name}".ljust(38),
             info.size.rjust(6),
             f"{estimate.total_gb:.1f} GB".rjust(9),
             how.ljust(17),
@@ -233,7 +235,6 @@ class ModelPicker(Panel):
             return _refusal(str(error))
         except Exception as error:  # a folder's config may hold anything; the panel must stay
             return _refusal(f"{self.chosen} can't be estimated: {type(error).__name__}: {error}")
-        look = {FITS: "good", OFFLOADS: "warn", NOT: "bad"}[how]
         count = f"{len(self._found)} of {len(self._entries)} models"
         return join(
             [
@@ -245,11 +246,16 @@ class ModelPicker(Panel):
                     element(
                         "span",
                         f"{how} {card.name}: {estimate.total_gb:.1f} of {card.memory_gib:.1f} GB",
-                        class_=f"sloth-badge {look}",
+                        class_=f"sloth-badge {LOOKS[how][1]}",
                     ),
-                    element("span", f"{self.method}, 2 × {self.length:,} tokens", class_="quiet"),
+                    element(
+                        "span",
+                        f"{self.method}, {estimate.work.batch} × {self.length:,} tokens",
+                        class_="quiet",
+                    ),
                     class_="sloth-head",
                 ),
+                notes(estimate),
                 element("pre", element("code", info.code(self.four_bit)), class_="sloth-code"),
                 element("div", _details(info), class_="sloth-about"),
                 element("p", _gate(info), class_="quiet") if info.gated else None,
@@ -280,9 +286,11 @@ def _fit(info: ModelInfo, card: GPU, method: str, length: int) -> tuple[str, Est
     usual = estimate_work(work, card)
     if usual.fits:
         return FITS, usual
-    lean = work.but(batch=1, policy="offload", loss_chunk=64 << 20, accumulation=2)
+    lean, way = work.but(batch=1, accumulation=2), ONE
+    if work.engine == "sloth":
+        lean, way = lean.but(policy="offload", loss_chunk=64 << 20), OFFLOADS
     tight = estimate_work(lean, card)
-    return (OFFLOADS, tight) if tight.fits else (NOT, usual)
+    return (way, tight) if tight.fits else (NOT, usual)
 
 
 def _details(info: ModelInfo) -> Markup:

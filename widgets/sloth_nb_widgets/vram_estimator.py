@@ -151,7 +151,8 @@ class VramEstimator(Panel):
                 optimiser=self.optimiser,
             )
             if self.policy == AUTO:
-                work = fitted_policies(work, Budget.of(card)) or work.but(policy="offload")
+                leanest = "offload" if work.engine == "sloth" else "recompute"
+                work = fitted_policies(work, Budget.of(card)) or work.but(policy=leanest)
             self._estimate, self._error = estimate_work(work, card), ""
         except SlothError as error:
             self._estimate, self._error = None, str(error)

@@ -1,0 +1,18 @@
+"""Which models this package's engine runs, by their config's ``model_type``: what ``sloth_nb.engine.spec`` says by
+layer class, without torch. A model that also sees isn't among them, though its language part alone may be.
+"""
+
+from sloth_nb.catalog import ModelInfo
+
+__all__ = ["ENGINE_RUNS", "engine_for", "engine_runs"]
+
+ENGINE_RUNS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"})
+
+
+def engine_runs(model: ModelInfo) -> bool:
+    return model.config.get("model_type") in ENGINE_RUNS
+
+
+def engine_for(model: ModelInfo) -> str:
+    """Who computes when nothing else is asked for: "sloth" where that engine runs the model, else "hf"."""
+    return "sloth" if engine_runs(model) else "hf"
