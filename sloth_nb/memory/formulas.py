@@ -20,7 +20,7 @@ from sloth_nb.memory.moment import Moment, added
 from sloth_nb.memory.notes import notes_on
 from sloth_nb.memory.plain import plain_moments
 from sloth_nb.memory.policy import Policy
-from sloth_nb.memory.unused import Around, Kind, Walk, walk, walked_counts
+from sloth_nb.memory.unused import Around, Kind, Walk, walk
 from sloth_nb.memory.weights import Standing, standing
 from sloth_nb.memory.work import Work
 
@@ -194,14 +194,11 @@ def _large_reserved(work: Work, gpu: GPU, runs: list[_Run]) -> int:
     """
     joined = _joined(runs)
     counts = [count for _, count in joined]
-    walked = walked_counts(counts, whole=not work.lora)
     step = 1 << max(0, work.tokens.bit_length() - 3)
     if any(block.positions for block in work.model.shape.blocks):
         step = 1
     low = work.tokens // step * step
-    layers = tuple(
-        (id(cost.block), cost.policy, count) for (cost, _), count in zip(joined, walked, strict=True)
-    )
+    layers = tuple((id(cost.block), cost.policy, count) for cost, count in joined)
     found = []
     for tokens in (low,) if low == work.tokens else (low, low + step):
         key = (id(work.model), layers, work.method, work.rank, work.targets, work.packed)
@@ -210,7 +207,7 @@ def _large_reserved(work: Work, gpu: GPU, runs: list[_Run]) -> int:
         if known is None or known[0] is not work.model:
             if len(_WALKS) >= 4096:
                 _WALKS.clear()
-            known = _WALKS[key] = work.model, _walked(work, gpu, tokens, joined, walked)
+            known = _WALKS[key] = work.model, _walked(work, gpu, tokens, joined)
         answer = known[1]
         more = zip(counts, answer.counts, answer.each, strict=True)
         found.append(answer.reserved + sum(int((all_ - some) * each) for all_, some, each in more))
@@ -220,9 +217,7 @@ def _large_reserved(work: Work, gpu: GPU, runs: list[_Run]) -> int:
 _WALKS: "dict[tuple[Any, ...], tuple[ModelInfo, Walk]]" = {}
 
 
-def _walked(
-    work: Work, gpu: GPU, tokens: int, joined: list[tuple[LayerCost, int]], counts: tuple[int, ...]
-) -> Walk:
+def _walked(work: Work, gpu: GPU, tokens: int, joined: list[tuple[LayerCost, int]]) -> Walk:
     """The walk of this work's layers over another number of tokens."""
     if tokens != work.tokens:
         work = work.but(task="sft", batch=1, length=tokens, policy=work.policies(gpu))
@@ -232,7 +227,7 @@ def _walked(
     room = 2 * tokens * max(cost.room for cost, _ in joined)
     embedding = 0 if work.lora else 2 * shape.embedding_parameters
     around = Around(2 * tokens * shape.hidden, room, loss.parts, loss.gradient, embedding)
-    return walk(layers, counts, around)
+    return walk(layers, [count for _, count in joined], around)
 
 
 def _joined(runs: list[_Run]) -> list[tuple[LayerCost, int]]:

@@ -2,7 +2,8 @@
 
 Best fit cuts long-lived tensors (a layer's output, its attention) out of the segments that wider short-lived ones
 (a dequantised weight, an MLP's activation) have just left; what remains of such a segment fits nothing, and the next
-layer's wide tensor takes a new one. That happens anew in each layer, so a few layers of a kind tell of all.
+layer's wide tensor takes a new one. That happens anew in each layer; where it does so in the same way for long enough,
+the layers walked through tell of all.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from sloth_nb.memory.caching_allocator import SMALL, Block, CachingAllocator
 if TYPE_CHECKING:
     from sloth_nb.memory.layers import Passes
 
-__all__ = ["Around", "Kind", "Walk", "walk", "walked_counts"]
+__all__ = ["Around", "Kind", "Walk", "walk"]
 
-# So many layers of a kind are walked through, until what happens goes on happening, and the last six of them tell how
-# the rest does: the pattern may repeat every second or third. Downwards fewer are enough: nothing is kept there.
-# Of many kinds, as where each few layers move more than the others, the uppermost are walked through.
-LAYERS, PERIOD, DOWN, MOST = 12, 6, 3, 28
+# All layers are walked through, but for those of a kind whose last twelve repeat themselves: every one, every second
+# or every third makes the allocator grow as the one before, over two periods of six. Fewer may be a passing thing, and
+# layers that make nothing grow may be using up holes.
+# Downwards a few are enough: nothing is kept there.
+PERIOD, DOWN = 6, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,23 +41,13 @@ class Kind:
 class Walk:
     """What large tensors made the allocator reserve, and what each further layer of each kind would add.
 
-    ``counts``: how many layers of each kind were walked through.
+    ``counts``: how many layers of each kind were walked through; the further ones would add something only where
+    these repeat themselves.
     """
 
     reserved: int
     each: tuple[float, ...]
     counts: tuple[int, ...]
-
-
-def walked_counts(counts: Sequence[int], *, whole: bool = False) -> tuple[int, ...]:
-    """How many layers of each kind, bottom to top, are walked through when there are so many; ``whole``: all."""
-    if whole:
-        return tuple(counts)
-    left, found = MOST, []
-    for count in reversed(counts):
-        found.append(min(count, LAYERS, left))
-        left -= found[-1]
-    return tuple(reversed(found))
 
 
 @dataclass(frozen=True)
@@ -83,7 +75,7 @@ def walk(kinds: Sequence[Kind], counts: Sequence[int], around: Around) -> Walk:
     """One step through the allocator's rules.
 
     Args:
-        kinds: bottom to top; of each so many layers as ``counts`` says, or fewer where they repeat themselves.
+        kinds: bottom to top, so many layers of each as ``counts`` says.
     """
     step = _Step(around)
     each, walked = [], []
@@ -93,9 +85,9 @@ def walk(kinds: Sequence[Kind], counts: Sequence[int], around: Around) -> Walk:
             before = step.allocator.reserved
             step.up(kind)
             grown.append(step.allocator.reserved - before)
-            if len(grown) > PERIOD and _repeats(grown[-PERIOD:]) and not around.whole:
+            if not around.whole and _repeats(grown[-2 * PERIOD :]):
                 break
-        each.append(sum(grown[-PERIOD:]) / PERIOD if len(grown) > PERIOD else kind.held)
+        each.append(sum(grown[-PERIOD:]) / PERIOD)
         walked.append(len(grown))
     step.turn()
     step.down(len(step.tapes) if around.whole else DOWN)
@@ -103,8 +95,8 @@ def walk(kinds: Sequence[Kind], counts: Sequence[int], around: Around) -> Walk:
 
 
 def _repeats(grown: list[int]) -> bool:
-    """Whether each layer, each second or each third makes the allocator grow as the one before."""
-    return grown[:3] == grown[3:] or grown[:2] == grown[2:4] == grown[4:]
+    """Whether each layer, each second or each third makes it grow as the one before, over two periods, and some do."""
+    return len(grown) == 2 * PERIOD and any(grown) and any(grown[step:] == grown[:-step] for step in (2, 3))
 
 
 class _Step:

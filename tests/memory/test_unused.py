@@ -3,11 +3,12 @@
 import pytest
 
 from sloth_nb import catalog
-from sloth_nb.memory import Work, estimate_work
+from sloth_nb.memory import Work, estimate_work, formulas, unused
 from sloth_nb.memory.layers import Passes
-from sloth_nb.memory.unused import LAYERS, MOST, Around, Kind, walk, walked_counts
+from sloth_nb.memory.unused import Around, Kind, walk
 
 MIB = 2**20
+LAYERS = 12
 H200 = catalog.gpu("H200")
 # A forward that takes a wide tensor, lets it go, and leaves an output; nothing happens on the way back.
 WIDE = Kind(Passes((228 * MIB, ~0, 128 * MIB), {"out": 1}, (), {}, {}), {}, 128 * MIB, 128 * MIB)
@@ -35,11 +36,31 @@ def test_what_goes_to_the_host_leaves_its_place_to_the_layer_after_next():
     assert moved.each == (0,) and moved.reserved < held.reserved / 2
 
 
-def test_of_many_kinds_the_uppermost_are_walked_through():
-    assert walked_counts([80]) == (LAYERS,)
-    assert walked_counts([40, 40]) == (LAYERS, LAYERS)
-    counts = walked_counts([7, 1] * 10)
-    assert sum(counts) == MOST and counts[-4:] == (7, 1, 7, 1) and counts[0] == 0
+def test_layers_that_repeat_themselves_for_long_are_not_walked_through_to_the_end():
+    assert walk([WIDE], (80,), Around(128 * MIB, 0, ())).counts == (13,)
+    assert walk([WIDE, NARROW], (8, 80), Around(128 * MIB, 0, ())).counts[0] == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "card"),
+    [
+        ("gemma-3-27b-it", {"policy": "lean", "batch": 2, "length": 4096, "text_only": True}, "RTX 4090"),
+        ("mistral-small-24b-instruct-2501", {"policy": "sloth", "batch": 4, "length": 8192}, "H200"),
+        ("smollm2-135m", {"policy": "sloth", "method": "lora-8bit", "batch": 4, "length": 8192}, "A100"),
+        ("qwen3-32b", {"policy": "offload", "method": "lora-8bit", "batch": 8, "length": 8192}, "H200"),
+        ("gemma-3-12b", {"policy": ("keep", "recompute") * 24, "batch": 1, "text_only": True}, "H200"),
+    ],
+)
+def test_what_repeats_tells_of_all_layers_within_three_percent(name, options, card, monkeypatch):
+    work, gpu = Work.of(name, **options), catalog.gpu(card)
+    some = estimate_work(work, gpu).total
+    for known in (formulas._ANSWERS, formulas._WALKS):
+        known.clear()
+    monkeypatch.setattr(unused, "_repeats", lambda grown: False)
+    every = estimate_work(work, gpu).total
+    for known in (formulas._ANSWERS, formulas._WALKS):
+        known.clear()
+    assert some == pytest.approx(every, rel=0.03)
 
 
 @pytest.mark.parametrize("policy", ["keep", "recompute", "lean", "offload", "sloth"])
