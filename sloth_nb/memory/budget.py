@@ -1,11 +1,13 @@
 """Budget: bytes of device and host memory that a run may use."""
 
+import math
 from dataclasses import dataclass
 
 from sloth_nb.catalog import GPU
+from sloth_nb.errors import HardwareError
 from sloth_nb.memory.machine import device_for, devices, ram_gib
 
-__all__ = ["Budget"]
+__all__ = ["Budget", "usable_ram"]
 
 GIB = 2**30
 
@@ -26,17 +28,35 @@ class Budget:
 
     @classmethod
     def of(cls, gpu: "str | GPU", *, gb: float | None = None, ram_gb: float | None = None) -> "Budget":
-        """A named card's whole memory, or ``gb`` of it; and half of the RAM (this machine's unless given)."""
+        """A named card's whole memory, or ``gb`` of it; and half of the RAM (this machine's unless given).
+
+        Raises:
+            HardwareError: no such card, or an amount that can't be.
+        """
         card = device_for(gpu)
-        ram = ram_gib() if ram_gb is None else ram_gb
-        return cls(card, card.memory if gb is None else int(gb * GIB), int(ram * GIB / 2))
+        device = card.memory if gb is None else int(_checked("the card's memory", gb) * GIB)
+        return cls(card, device, usable_ram(ram_gb))
 
     @classmethod
     def here(cls, index: int = 0) -> "Budget":
         """What is free now on this machine's card, with what this process already holds of it."""
         found = devices()
-        host = int(ram_gib() * GIB / 2)
         if not found:
             card = device_for("cpu")
             return cls(card, card.memory, 0)
-        return cls(found[index].gpu, found[index].free, host)
+        return cls(found[index].gpu, found[index].free, usable_ram())
+
+
+def usable_ram(ram_gb: float | None = None) -> int:
+    """Bytes that pinned buffers may take of so much RAM, or of this machine's: half of it.
+
+    Raises:
+        HardwareError: an amount that can't be.
+    """
+    return int((ram_gib() if ram_gb is None else _checked("the RAM", ram_gb)) * GIB / 2)
+
+
+def _checked(what: str, gb: float) -> float:
+    if isinstance(gb, bool) or not isinstance(gb, (int, float)) or not (math.isfinite(gb) and gb >= 0):
+        raise HardwareError(f"{gb!r} GB was given as {what}; it must be a number of at least 0.")
+    return gb

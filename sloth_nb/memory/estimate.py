@@ -91,7 +91,7 @@ class Estimate:
         return largest_batch(self.work, self.gpu)
 
     def changes(self) -> "list[Any]":
-        """The cheapest changes that make it fit, cheapest first; empty when it fits already."""
+        """The cheapest changes that make it fit this card and half of this machine's RAM; empty when it does."""
         from sloth_nb.memory.advice import changes_to_fit
 
         return changes_to_fit(self.work, self.gpu)

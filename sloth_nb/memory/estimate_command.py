@@ -16,6 +16,7 @@ from sloth_nb.memory import (
     Budget,
     Estimate,
     Work,
+    changes_to_fit,
     device_for,
     estimate_work,
     plan,
@@ -41,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accumulation", type=int, default=1, help="batches a step")
     parser.add_argument("--gpus", type=int, default=1, help="how many such cards")
     parser.add_argument("--plan", action="store_true", help="choose the policies so that it is fast and fits")
-    parser.add_argument("--ram", type=float, help="GB of host memory, for the plan (default: this machine's)")
+    parser.add_argument(
+        "--ram",
+        type=float,
+        help="GB of the host's memory; half may be used (default: this one's)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -61,16 +66,16 @@ def run(options: argparse.Namespace) -> int:
     )
     work = Work.of(_model(options.model, options.hub), **{name: getattr(options, name) for name in names})
     card = device_for(options.gpu)
-    lines = []
+    budget, lines = Budget.of(card, ram_gb=options.ram), []
     if options.plan:
-        made = plan(work, Budget.of(card, ram_gb=options.ram))
+        made = plan(work, budget)
         answer, lines = made.estimate, [str(made)]
     else:
         answer = estimate_work(work, card)
     if options.json:
-        print(json.dumps(as_data(answer), indent=2))
+        print(json.dumps(as_data(answer, budget.host), indent=2))
     else:
-        print("\n".join([*lines, str(answer), *_outlook(answer)]))
+        print("\n".join([*lines, str(answer), *_outlook(answer, budget.host)]))
     return 0 if answer.fits else 1
 
 
@@ -82,8 +87,8 @@ def _model(name: str, may_ask: bool) -> ModelInfo:
     return found or from_hub(name)
 
 
-def as_data(answer: Estimate) -> dict[str, object]:
-    """The answer as plain data."""
+def as_data(answer: Estimate, host: int) -> dict[str, object]:
+    """The answer as plain data; its changes take at most ``host`` bytes of RAM."""
     work = answer.work
     return {
         "model": work.model.name,
@@ -101,19 +106,23 @@ def as_data(answer: Estimate) -> dict[str, object]:
         "kinds": answer.kinds,
         "longest_context": answer.longest_context(),
         "largest_batch": answer.largest_batch(),
-        "changes": [str(change) for change in answer.changes()],
+        "changes": [str(change) for change in changes_to_fit(work, answer.gpu, host=host)],
         "notes": list(answer.notes),
     }
 
 
-def _outlook(answer: Estimate) -> list[str]:
+def _outlook(answer: Estimate, host: int) -> list[str]:
+    changes = changes_to_fit(answer.work, answer.gpu, host=host)
+    numbered = [f"  {number}. {change}" for number, change in enumerate(changes, 1)]
+    if answer.fits and answer.host > host:
+        short = f"But it takes {answer.host / GB:.1f} GB of RAM, of which {host / GB:.1f} GB may be used"
+        return [f"{short}. It fits if you:", *numbered] if changes else [f"{short}."]
     if answer.fits:
         free = (answer.gpu.memory - answer.total) / GB
         return [
             f"{free:.1f} GB are left. Longest context {answer.longest_context():,} tokens, "
             f"largest batch {answer.largest_batch():,}."
         ]
-    changes = answer.changes()
     if not changes:
         return ["No change of settings makes it fit."]
-    return ["It fits if you:", *(f"  {number}. {change}" for number, change in enumerate(changes, 1))]
+    return ["It fits if you:", *numbered]

@@ -52,8 +52,14 @@ def devices() -> list[Device]:
 
 
 def ram_gib() -> float:
-    """The machine's RAM."""
-    return psutil.virtual_memory().total / GIB
+    """The machine's RAM, or what a container may take of it where that is less."""
+    total = psutil.virtual_memory().total
+    for limit, _, _ in CONTAINERS:
+        try:
+            total = min(total, int(Path(limit).read_text("ascii")))
+        except (OSError, ValueError):  # no such container, or "max"
+            continue
+    return total / GIB
 
 
 def free_ram() -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from sloth_nb.errors import HardwareError
-from sloth_nb.memory.advice import changes_to_fit, smallest_card
+from sloth_nb.memory.advice import changes_to_fit, smallest_card, within_ram
 from sloth_nb.memory.budget import Budget
 from sloth_nb.memory.estimate import GB, Estimate
 from sloth_nb.memory.formulas import estimate_within, estimate_work, host_bytes
@@ -292,20 +292,19 @@ def _refusal(work: Work, budget: Budget, split: bool) -> str:
     leanest = (estimate_work(option.but(policy=here), budget.gpu) for option in _options(work, split))
     least = min(leanest, key=lambda estimate: estimate.total)
     says = f"{least.total_gb:.1f} GB"
-    if not budget.gpu.is_cpu:
+    if least.host:
         says += f" and {least.host / GB:.1f} GB of RAM"
-    offload = not budget.gpu.is_cpu and least.host <= budget.host
-    if not offload and not budget.gpu.is_cpu:
+    if least.host > budget.host:
         says += f", of which {budget.host / GB:.1f} GB may be used"
-        least = estimate_work(least.work.but(policy="lean"), budget.gpu)
     lines = [
         f"{work} does not fit {budget.device / GB:.1f} GB of {budget.gpu.name}: "
         f"at its leanest it takes {says}."
     ]
-    changes = changes_to_fit(least.work, budget.gpu, int(budget.device / (1 + SAFETY)), offload=offload)
+    room = int(budget.device / (1 + SAFETY))
+    changes = changes_to_fit(least.work, budget.gpu, room, host=budget.host)
     lines += [f"  {number}. {change}" for number, change in enumerate(changes, 1)]
     if not changes:
-        card = smallest_card(least.work)
+        card = smallest_card(within_ram(least.work, budget.gpu, budget.host))
         lines.append(
             f"  The smallest card that takes it is {card.name}." if card else "  No single card takes it."
         )

@@ -68,7 +68,7 @@ def test_steps_that_only_help_together_are_found_and_none_of_them_is_idle():
     """Before anything that changes the result."""
     card = catalog.gpu("T4")
     work = Work.of("qwen3-14b", batch=20, length=4096)
-    first = changes_to_fit(work, card)[0]
+    first = changes_to_fit(work, card, host=16 * GIB)[0]
     assert "same result" in first.cost
     assert first.options == {"batch": 5, "accumulation": 4, "policy": "offload"}
     for idle in ({"policy": work.policy}, {"batch": 10, "accumulation": 2}, {"batch": 20, "accumulation": 1}):
@@ -90,11 +90,46 @@ def test_without_a_card_the_machine_itself_is_meant(name):
 def test_embeddings_in_host_memory_are_offered_where_they_may_be_there():
     work = Work.of("llama-3.1-8b", batch=1, length=8192)
     budget = estimate_work(work, catalog.gpu("A100")).total - (400 << 20)
-    said = [change.say for change in changes_to_fit(work, catalog.gpu("A100"), budget)]
+    said = [change.say for change in changes_to_fit(work, catalog.gpu("A100"), budget, host=16 * GIB)]
     assert any("offload_embedding=True" in one for one in said)
-    assert not any(
-        "embedding" in c.say for c in changes_to_fit(work, catalog.gpu("A100"), budget, offload=False)
-    )
+    assert not any("embedding" in c.say for c in changes_to_fit(work, catalog.gpu("A100"), budget, host=0))
     tied = Work.of("llama-3.2-1b", batch=1, length=8192)
     budget = estimate_work(tied, catalog.gpu("A100")).total - (400 << 20)
     assert not any("embedding" in change.say for change in changes_to_fit(tied, catalog.gpu("A100"), budget))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    length=st.sampled_from([2048, 8192, 32768]),
+    batch=st.integers(1, 8),
+    policy=st.sampled_from(["keep", "recompute", "offload", "sloth"]),
+    method=st.sampled_from(["qlora", "full"]),
+    optimiser=st.sampled_from(["adamw_torch", "paged_adamw_8bit"]),
+    ram=st.integers(0, 24),
+)
+def test_no_change_takes_more_ram_than_there_is_and_each_says_how_much(
+    length, batch, policy, method, optimiser, ram
+):
+    card = catalog.gpu("RTX 4090")
+    work = Work.of(
+        "llama-3.2-3b", length=length, batch=batch, policy=policy, method=method, optimiser=optimiser
+    )
+    for change in changes_to_fit(work, card, host=ram * GIB):
+        assert change.estimate.host <= ram * GIB
+        assert change.estimate.total <= card.memory
+        if change.options.get("policy") == "offload":
+            assert f"takes {change.estimate.host / GIB:.1f} GB of RAM" in change.cost
+
+
+def test_on_a_t4_of_colab_a_long_sequence_is_not_to_be_moved_to_ram_that_it_has_not():
+    work = Work.of("mistral-7b-instruct-v0.3", length=32768)
+    rich, poor = (changes_to_fit(work, catalog.gpu("T4"), host=int(gib * GIB / 2)) for gib in (128, 12.7))
+    assert rich[0].estimate.host > 12.7 * GIB / 2
+    assert poor and all(change.estimate.host <= 12.7 * GIB / 2 for change in poor)
+
+
+def test_what_is_in_ram_that_there_is_not_goes_back_to_the_card_where_it_has_room():
+    work = Work.of("llama-3.2-3b-instruct", method="full", optimiser="paged_adamw_8bit")
+    (change,) = changes_to_fit(work, catalog.gpu("L4"), host=4 * GIB)
+    assert change.options == {"optimiser": "adamw_8bit"} and change.estimate.host == 0
+    assert changes_to_fit(work, catalog.gpu("L4"), host=8 * GIB) == []

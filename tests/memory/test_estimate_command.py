@@ -83,3 +83,19 @@ def test_it_answers_without_torch():
 def test_the_language_part_alone_is_asked_for_with_a_flag(capsys):
     assert cli.main(["estimate", "gemma-3-4b-it", "--gpu", "T4"]) == 1
     assert cli.main(["estimate", "gemma-3-4b-it", "--gpu", "T4", "--text-only"]) == 0
+
+
+def test_the_advice_keeps_to_the_ram_that_is_given(capsys):
+    call = ["estimate", "mistral-7b-instruct-v0.3", "--gpu", "T4", "--seq", "32768"]
+    assert cli.main([*call, "--ram", "128"]) == 1
+    assert "GB of RAM)" in capsys.readouterr().out
+    assert cli.main([*call, "--ram", "4"]) == 1
+    assert "GB of RAM" not in capsys.readouterr().out
+    assert cli.main([*call, "--ram", "nan"]) == 1
+    assert "nan GB was given as the RAM" in capsys.readouterr().err
+
+
+def test_what_fits_the_card_and_not_the_ram_says_so(capsys):
+    call = ["estimate", "llama-3.1-8b", "--gpu", "H200", "--policy", "offload", "--seq", "16384"]
+    assert cli.main([*call, "--ram", "8"]) == 0
+    assert "of which 4.0 GB may be used. It fits if you:\n  1. keep each" in capsys.readouterr().out

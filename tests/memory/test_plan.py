@@ -141,3 +141,19 @@ def test_copies_that_nothing_hides_cost_time_and_no_more():
     # One layer's copies leave while the next computes: moving all of it everywhere takes longer than the link alone.
     everything = estimate_work(work.but(policy="offload-all"), card).host
     assert step_seconds(work.but(policy="offload-all"), card) > 2 * everything / (card.host_gbps * 1e9)
+
+
+def test_a_plan_refused_for_ram_offers_what_needs_none_and_contradicts_itself_in_nothing():
+    work = Work.of("llama-3.2-3b-instruct", method="full", optimiser="paged_adamw_8bit")
+    with pytest.raises(HardwareError) as caught:
+        plan(work, Budget.of("L4", ram_gb=8))
+    said = str(caught.value)
+    assert "of which 4.0 GB may be used" in said and "smallest card" not in said
+    assert "1. keep the optimiser's states on the card (optim='adamw_8bit')" in said
+
+
+@pytest.mark.parametrize("amount", [float("nan"), float("inf"), -3, True, "8"])
+def test_an_amount_of_memory_that_can_not_be_is_refused_in_a_sentence(amount):
+    for name, what in (("ram_gb", "the RAM"), ("gb", "the card's memory")):
+        with pytest.raises(HardwareError, match=f"{what}; it must be a number of at least 0"):
+            Budget.of("T4", **{name: amount})

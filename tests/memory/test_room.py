@@ -1,11 +1,12 @@
 """The room that is left on a card decides what a step keeps."""
 
+import psutil
 import pytest
 
 from sloth_nb import catalog
 from sloth_nb.errors import HardwareError
-from sloth_nb.memory import Work
-from sloth_nb.memory.machine import CONTAINERS, free_ram
+from sloth_nb.memory import Budget, Work
+from sloth_nb.memory.machine import CONTAINERS, device_for, free_ram, ram_gib
 from sloth_nb.memory.room import STANDING, plan_for_room
 
 GIB = 2**30
@@ -68,3 +69,15 @@ def test_a_container_s_limit_counts_as_the_machine_s_ram(tmp_path, monkeypatch):
     assert free_ram() == 150_000
     files[0].write_text("max\n")
     assert free_ram() > 150_000
+
+
+@pytest.mark.parametrize(("limit", "gib"), [(str(3 << 30), 3), ("max", None), ("9223372036854771712", None)])
+def test_the_ram_of_a_container_is_its_limit(limit, gib, tmp_path, monkeypatch):
+    """Whatever asks: a plan's budget, a CPU's size, the doctor."""
+    whole = psutil.virtual_memory().total / 2**30
+    file = tmp_path / "memory.max"
+    file.write_text(f"{limit}\n")
+    monkeypatch.setattr("sloth_nb.memory.machine.CONTAINERS", ((str(file), "", ""),))
+    assert ram_gib() == (gib or whole)
+    assert Budget.of("T4").host == int((gib or whole) * 2**30 / 2)
+    assert device_for("cpu").memory_gib == round(gib or whole, 1)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from sloth_nb_widgets import ModelPicker, VramEstimator
+from sloth_nb_widgets import ModelPicker, VramEstimator, model_picker
 from sloth_nb_widgets.panel import PanelArgumentError
 
 from sloth_nb import catalog
@@ -165,3 +165,11 @@ def test_a_model_that_the_engine_does_not_run_is_never_said_to_fit_by_offloading
     picker = ModelPicker(gpu="T4", chosen="gemma-3-4b-it")
     assert picker.fit(catalog.find("gemma-3-4b-it"))[0] == "fits at batch 1"
     assert "1 × 2,048 tokens" in str(picker._view()) and "does not run gemma-3-4b-it" in str(picker._view())
+
+
+def test_what_would_be_moved_to_ram_that_is_not_there_does_not_fit_by_offloading(monkeypatch):
+    monkeypatch.setattr(model_picker, "usable_ram", lambda: 1 << 20)
+    how, answer = ModelPicker(gpu="RTX 3060").fit(catalog.find("phi-4"))
+    assert how != "fits with offload" and answer.host == 0
+    monkeypatch.setattr(model_picker, "usable_ram", lambda: 16 << 30)
+    assert "GB of RAM" in str(ModelPicker(gpu="RTX 3060", chosen="phi-4")._view())

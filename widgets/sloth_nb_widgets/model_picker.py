@@ -10,7 +10,8 @@ import traitlets
 from sloth_nb import catalog
 from sloth_nb.catalog import GPU, ModelInfo
 from sloth_nb.errors import SlothError, did_you_mean
-from sloth_nb.memory import METHODS, Estimate, Work, estimate_work
+from sloth_nb.memory import GB, METHODS, Estimate, Work, estimate_work
+from sloth_nb.memory.budget import usable_ram
 
 from . import controls
 from .cards import THIS_MACHINE, CardName, card_names, card_of
@@ -115,8 +116,8 @@ class ModelPicker(Panel):
         return self.method == "qlora"
 
     def fit(self, info: ModelInfo) -> tuple[str, Estimate]:
-        """How a model fits the card ("fits", "fits with offload", "fits at batch 1" where this package's engine does
-        not run it, "does not fit"), and that estimate."""
+        """How a model fits the card ("fits", "fits with offload", "fits at batch 1" where nothing can be
+        moved, "does not fit"), and that estimate."""
         card = card_of(self.gpu)
         key = (info.name, info.parameters, card.name, card.memory, self.method, self.length)
         if key not in self._fits:
@@ -245,7 +246,7 @@ class ModelPicker(Panel):
                     element("b", info.name),
                     element(
                         "span",
-                        f"{how} {card.name}: {estimate.total_gb:.1f} of {card.memory_gib:.1f} GB",
+                        f"{how} {card.name}: {estimate.total_gb:.1f} of {card.memory_gib:.1f} GB{_ram(estimate)}",
                         class_=f"sloth-badge {LOOKS[how][1]}",
                     ),
                     element(
@@ -281,16 +282,25 @@ def _wish(value: str) -> str | None:
 
 
 def _fit(info: ModelInfo, card: GPU, method: str, length: int) -> tuple[str, Estimate]:
-    """The usual way first; then with everything that makes room and leaves the result alone."""
+    """The usual way first; then with everything that makes room and leaves the result alone, the RAM's, too."""
     work = Work(info, method=method, batch=2, length=min(length, info.context or length))
     usual = estimate_work(work, card)
     if usual.fits:
         return FITS, usual
-    lean, way = work.but(batch=1, accumulation=2), ONE
+    one = work.but(batch=1, accumulation=2)
+    ways = [(ONE, one)]
     if work.engine == "sloth":
-        lean, way = lean.but(policy="offload", loss_chunk=64 << 20), OFFLOADS
-    tight = estimate_work(lean, card)
-    return (way, tight) if tight.fits else (NOT, usual)
+        small = one.but(loss_chunk=64 << 20)
+        ways = [(OFFLOADS, small.but(policy="offload")), (ONE, small.but(policy="lean"))]
+    for way, tighter in ways:
+        tight = estimate_work(tighter, card)
+        if tight.fits and tight.host <= usable_ram():
+            return way, tight
+    return NOT, usual
+
+
+def _ram(estimate: Estimate) -> str:
+    return f", takes {estimate.host / GB:.1f} GB of RAM" if estimate.host else ""
 
 
 def _details(info: ModelInfo) -> Markup:
