@@ -291,6 +291,15 @@ def test_a_qwen_that_sees_keeps_its_tower(kind, flat):
     assert info.modality == "text+image"
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_whether_embeddings_are_tied_is_the_whole_model_s_word(tied):
+    whole = catalog.find("mistral-small-3.2-24b-instruct-2506").config
+    text = {**whole["text_config"], "tie_word_embeddings": not tied}
+    config = {**whole, "text_config": text, "tie_word_embeddings": tied}
+    total, _ = counts(built(config, "AutoModelForImageTextToText"))
+    assert catalog.from_config(config).parameters == total
+
+
 @pytest.mark.parametrize(
     ("kind", "fields", "said"),
     [
