@@ -109,12 +109,13 @@ def _text_column(rows: Any, args: SFTConfig) -> dict[str, str] | None:
         DatasetError: there is no such column.
     """
     field = args.dataset_text_field
-    if not args.was_given("dataset_text_field") or is_tokenised(rows):
+    if not args.was_given("dataset_text_field"):
         return None
     columns = columns_of(rows)
     if field in columns:
         return {"text": field}
-    if field == _TRL_S_TEXT_FIELD:  # often written out beside data that has no text column, as conversations
+    # The default is often written out beside data that has no text column, such as conversations.
+    if field == _TRL_S_TEXT_FIELD or "input_ids" in columns:
         return None
     raise DatasetError(
         f"There is no column {field!r}, which dataset_text_field names. Columns: {', '.join(map(repr, columns))}."

@@ -80,7 +80,7 @@ def _recorded(output_dir: str) -> list[Path] | None:
         return None
     found: list[Path] = []
     for event in reversed(events):
-        if event.kind == "checkpoint":
+        if event.kind == "checkpoint" and "path" in event.data:
             # By its name: the folder may have been moved since, as from Colab to a drive.
             found.append(Path(output_dir) / Path(event.data["path"]).name)
         elif event.kind == "started":
@@ -116,7 +116,7 @@ def check_resumable(path: Path, args: SFTConfig, model: Any) -> None:
     option, there, end = (
         ("max_steps", step, args.max_steps)
         if args.max_steps > 0
-        else ("num_train_epochs", round(epoch, 3), args.num_train_epochs)
+        else ("num_train_epochs", epoch, args.num_train_epochs)
     )
     if there >= end:
         raise TrainingError(

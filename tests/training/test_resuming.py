@@ -9,7 +9,7 @@ from peft import LoraConfig
 
 from sloth_nb.errors import SlothWarning, TrainingError
 from sloth_nb.training import RUN_FILE, EventLog, RunEvent, read_events
-from sloth_nb.training.resuming import last_checkpoint
+from sloth_nb.training.resuming import check_resumable, last_checkpoint
 
 
 def checkpoint(folder, step, minute=0) -> Path:
@@ -107,6 +107,18 @@ def test_a_finished_run_is_not_trained_further_unasked(make_trainer, options):
     assert list(read_events(trainer.args.output_dir)) == before and trainer.run.state == "finished"
     more = make_trainer(**options | {"max_steps": 5})
     assert more.train(resume_from_checkpoint=True).global_step == 5
+
+
+def test_a_run_one_step_before_its_end_is_not_called_finished(tmp_path, make_trainer):
+    path = checkpoint(tmp_path, 1)
+    (path / "trainer_state.json").write_text(json.dumps({"global_step": 29_999, "epoch": 2.9999}))
+    trainer = make_trainer(max_steps=-1, num_train_epochs=3)
+    check_resumable(path, trainer.args, trainer.model)
+    (path / "trainer_state.json").write_text(json.dumps({"global_step": 30_000, "epoch": 3.0}))
+    with pytest.raises(
+        TrainingError, match=r"finished: checkpoint-1 is at step 30,000, and num_train_epochs is 3\."
+    ):
+        check_resumable(path, trainer.args, trainer.model)
 
 
 @pytest.mark.parametrize(

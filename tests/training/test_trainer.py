@@ -241,6 +241,12 @@ def test_the_text_field_is_honoured_whatever_the_rows_come_in(make_trainer, tmp_
         make_trainer(trainer={"train_dataset": source}, dataset_text_field="bodies")
 
 
+def test_the_text_field_has_nothing_to_say_of_rows_that_are_tokenised(make_trainer):
+    rows = [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}]
+    trainer = make_trainer(trainer={"train_dataset": rows}, dataset_text_field="body")
+    assert trainer.train_dataset[0]["labels"] == [-100, 6, 7]
+
+
 def test_the_text_field_s_default_may_be_written_out_beside_conversations(make_trainer):
     assert "I am Moss." in learnt_text(make_trainer(dataset_text_field="text"), 0)
 
