@@ -47,12 +47,11 @@ def changes_to_fit(
         memory: bytes of the card; None is all of it.
         host: bytes of RAM that may be taken; None is half of this machine's. No change is offered that takes more.
     """
-    search = _Search(
-        work, gpu, gpu.memory if memory is None else memory, usable_ram() if host is None else host
-    )
-    known = estimate_within(work, gpu, search.budget)
-    if known is not None and known.host <= search.host:
+    budget, ram = gpu.memory if memory is None else memory, usable_ram() if host is None else host
+    known = estimate_within(work, gpu, budget)
+    if known is not None and known.host <= ram:
         return []
+    search = _Search(work, gpu, budget, ram)
     if search.base:
         search.keep(())
         if search.found:
@@ -86,17 +85,17 @@ class _Search:
         self.rounder = self.work.but(length=-(-work.length // step) * step)
         self.found: list[Change] = []
         self.short_of_ram = False
+        self.steps = [
+            sorted(steps, key=lambda step: step.weight)
+            for steps in (same_result(self.rounder), another_result(self.rounder))
+        ]
         self.moving(True)
 
     def moving(self, may: bool) -> None:
         """From now on, steps that take RAM are tried, or not."""
         may = may and self.host > 0 and not self.gpu.is_cpu
         self.cheap, self.dear = (
-            sorted(
-                (step for step in steps if may or not step.takes_ram),
-                key=lambda step: step.weight,
-            )
-            for steps in (same_result(self.rounder), another_result(self.rounder))
+            [step for step in steps if may or not step.takes_ram] for steps in self.steps
         )
 
     def fits(self, steps: tuple[Step, ...]) -> bool:
