@@ -39,6 +39,10 @@ def here(model: str | os.PathLike[str] | Mapping[str, Any] | ModelInfo) -> Model
         return model
     if isinstance(model, Mapping):
         return from_config(model)
+    if not isinstance(model, (str, os.PathLike)):
+        raise ModelError(
+            f'A model is named by a text, a folder or a config; this is {model!r}. Try "qwen3-14b", say.'
+        )
     name = str(model)
     if not name.strip():
         raise ModelError("No model is named. Give a catalogue name (qwen3-14b), a hub id, or a folder.")

@@ -137,16 +137,21 @@ class Shape:
         """The linear layers that a LoRA with these target names wraps, one entry a layer kind.
 
         None means all. The usual names are understood for fused projections too: ``q_proj`` is a part of
-        ``qkv_proj``, ``up_proj`` of ``gate_up_proj``. Routers are never wrapped.
+        ``qkv_proj``, ``up_proj`` of ``gate_up_proj``. As in peft a name is a whole one or its end, after a dot.
+        Routers are never wrapped.
         """
         key = None if targets is None else frozenset(targets)
         if key not in self._adapted:
             wanted = None if key is None else key | {_FUSED.get(name, name) for name in key}
+            names = {linear.name for block in self.blocks for linear in block.linears}
+            if wanted is not None:  # whole paths end with a layer's own name
+                wanted |= {name.rpartition(".")[2] for name in wanted - names}
             self._adapted[key] = tuple(
                 (block, linear)
                 for block in self.blocks
                 for linear in block.linears
-                if linear.name != "router" and (wanted is None or linear.name in wanted)
+                if linear.name != "router"
+                and (wanted is None or linear.name in wanted or linear.name.rpartition(".")[2] in wanted)
             )
         return self._adapted[key]
 

@@ -17,7 +17,7 @@ def generation(work: Work) -> list[Moment]:
     """The fullest moment of generating, as one entry; none when nothing is generated."""
     if work.task != "grpo":
         return []
-    prompt, answer = work.generate
+    prompt, answer = work.rollout
     shape = work.model.shape
     sampling = work.batch * shape.vocab * (2 + 4 * 3)  # logits, and sorted, summed and drawn from in fp32
     buffer = 2 * shape.largest_linear if work.method in ("qlora", "lora-8bit") else 0

@@ -1,6 +1,6 @@
 """What a reader of an estimate should know and might not ask."""
 
-from sloth_nb.memory.families import engine_runs
+from sloth_nb.memory.families import engine_runs, learnt_positions
 from sloth_nb.memory.work import Work
 
 __all__ = ["notes_on"]
@@ -11,7 +11,11 @@ def notes_on(work: Work) -> tuple[str, ...]:
     notes, info = [], work.model
     if work.engine == "hf" and not engine_runs(info):
         notes.append(_without_the_engine(work))
-    if info.context and work.length > info.context:
+    if 0 < learnt_positions(info) < work.length:
+        notes.append(
+            f"{info.name} has learnt {info.context:,} positions and can't go beyond them: cut the text to them."
+        )
+    elif info.context and work.length > info.context:
         factor = -(-work.length // info.context)
         notes.append(
             f"{work.length:,} tokens are more than the {info.context:,} that {info.name} was made for. RoPE "
@@ -20,7 +24,10 @@ def notes_on(work: Work) -> tuple[str, ...]:
             f"it has been."
         )
     if info.modality == "text+image":
-        notes.append("Pictures count as tokens of the sequence; the vision tower is frozen.")
+        notes.append(
+            "Pictures count as tokens of the sequence. The vision tower is taken as frozen: get_peft_model adapts it, "
+            "too, unless it is told finetune_vision_layers=False."
+        )
     if work.method in ("qlora", "lora-8bit") and any(block.experts for block in info.shape.blocks):
         notes.append(
             "The experts stay 16-bit: they are fused weights, which a quantised load leaves as they are."

@@ -47,7 +47,9 @@ class Work:
         embedding_offload: the input embedding stays in host memory.
         accumulation: micro-steps a step; above 1 the gradients of all layers outlive a backward.
         graphs: short steps are captured and replayed, as the engine does unless told otherwise.
-        generate: GRPO's (prompt tokens, answer tokens) while it generates.
+        targets: names of the linear layers that the LoRA wraps; None, or "all-linear", is all of them.
+        generate: GRPO's (prompt tokens, answer tokens) while it generates; None is a prompt of half the length, of 512
+            at the most, and an answer of the rest.
         strategy: "ddp" copies the model to every GPU, "fsdp" cuts it into shards.
     """
 
@@ -70,7 +72,7 @@ class Work:
     embedding_offload: bool = False
     gpus: int = 1
     strategy: str = "ddp"
-    generate: tuple[int, int] = (512, 512)
+    generate: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHODS)
@@ -86,7 +88,12 @@ class Work:
             _at_least_one("rank", self.rank)
         if self.mlp_tile not in (None, "auto"):
             _at_least_one("mlp_tile", self.mlp_tile)
-        if isinstance(self.policy, str):
+        object.__setattr__(self, "targets", _checked_targets(self))
+        if self.generate is not None:
+            _checked_generate(self.generate)
+        if isinstance(self.policy, list):
+            object.__setattr__(self, "policy", tuple(self.policy))
+        if not isinstance(self.policy, tuple):
             _one_of("policy", self.policy, POLICIES)
         elif len(self.policy) != self.model.shape.layers:
             raise TrainingError(
@@ -94,7 +101,8 @@ class Work:
                 f"{self.model.name} has {self.model.shape.layers} layers."
             )
         else:
-            for policy in set(self.policy):
+            hashable = all(type(policy).__hash__ for policy in self.policy)
+            for policy in set(self.policy) if hashable else self.policy:
                 if not isinstance(policy, Policy):
                     _one_of("a layer's policy", policy, NAMED)
 
@@ -112,10 +120,6 @@ class Work:
         for name in options.keys() - known:
             hint = did_you_mean(name, known) or f" Known: {', '.join(sorted(known))}."
             raise TrainingError(f"An estimate has no option {name!r}.{hint}")
-        if isinstance(options.get("policy"), list):
-            options["policy"] = tuple(options["policy"])
-        if isinstance(options.get("targets"), list):
-            options["targets"] = tuple(options["targets"])
         info = resolve(model)
         return cls(info.text_part if text_only else info, **options)
 
@@ -129,6 +133,12 @@ class Work:
     def tokens(self) -> int:
         """Tokens that pass the model at once: a pair counts both its answers."""
         return self.batch * self.length * (2 if self.task == "dpo" else 1)
+
+    @property
+    def rollout(self) -> tuple[int, int]:
+        """GRPO's (prompt tokens, answer tokens)."""
+        prompt = min(512, self.length // 2)
+        return (prompt, self.length - prompt) if self.generate is None else self.generate
 
     @property
     def sequences(self) -> int:
@@ -172,11 +182,36 @@ class Work:
 
 
 def _one_of(name: str, value: Any, known: Any) -> None:
-    if value not in known:
-        hint = did_you_mean(value, known)
+    if not isinstance(value, str) or value not in known:
+        hint = did_you_mean(value, known) if isinstance(value, str) else ""
         raise TrainingError(f"{name} is {value!r}; it is one of {', '.join(known)}.{hint}")
 
 
 def _at_least_one(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise TrainingError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+
+
+def _checked_targets(work: Work) -> tuple[str, ...] | None:
+    """The targets as a tuple; None is every linear layer."""
+    given: Any = work.targets
+    if given is None or given == "all-linear":
+        return None
+    if not isinstance(given, (tuple, list, set, frozenset)) or not all(isinstance(x, str) for x in given):
+        raise TrainingError(
+            f'targets is {given!r}; it is a list of layer names such as ["q_proj"], or "all-linear".'
+        )
+    found = tuple(sorted(given)) if isinstance(given, (set, frozenset)) else tuple(given)
+    if work.lora and not work.model.shape.adapted(found):
+        names = dict.fromkeys(linear.name for _, linear in work.model.shape.adapted())
+        raise TrainingError(
+            f"targets is {found!r}, and {work.model.name} has no such layer. Its linear layers: {', '.join(names)}."
+        )
+    return found
+
+
+def _checked_generate(given: Any) -> None:
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        raise TrainingError(f"generate is {given!r}; it is (prompt tokens, answer tokens).")
+    for what, tokens in zip(("prompt", "answer"), given, strict=True):
+        _at_least_one(f"generate's {what}", tokens)

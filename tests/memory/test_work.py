@@ -1,5 +1,7 @@
 """Bad questions get one clear sentence."""
 
+import re
+
 import pytest
 
 from sloth_nb.errors import HardwareError, ModelError, SlothError, TrainingError
@@ -20,11 +22,73 @@ from sloth_nb.memory import Work, estimate
         ({"policy": ["keep"] * 3}, "policy has 3 entries; qwen3-14b has 40 layers"),
         ({"batchsize": 3}, "no option 'batchsize'. Did you mean 'batch'"),
         ({"mlp_tile": 0}, "mlp_tile is 0"),
+        ({"policy": None}, "policy is None; it is one of keep"),
+        ({"policy": 5}, "policy is 5; it is one of keep"),
+        ({"policy": [["keep"]] * 40}, "a layer's policy is ['keep']; it is one of"),
+        ({"method": ["qlora"]}, "method is ['qlora']; it is one of qlora"),
+        ({"task": None}, "task is None"),
+        ({"targets": 5}, "targets is 5; it is a list of layer names"),
+        ({"targets": "q_proj"}, "targets is 'q_proj'; it is a list of layer names"),
+        ({"targets": [1]}, "targets is [1]; it is a list of layer names"),
+        ({"targets": ["foo"]}, "qwen3-14b has no such layer. Its linear layers: q_proj, k_proj"),
+        ({"targets": []}, "qwen3-14b has no such layer"),
+        ({"generate": 5}, "generate is 5; it is (prompt tokens, answer tokens)"),
+        ({"generate": (5, 0)}, "generate's answer is 0"),
     ],
 )
 def test_an_impossible_option_is_named(options, said):
-    with pytest.raises(TrainingError, match=said.replace("(", r"\(").replace(".", r"\.")):
+    with pytest.raises(TrainingError, match=re.escape(said)):
         Work.of("qwen3-14b", **options)
+
+
+@pytest.mark.parametrize("model", [None, 5, 2.5, ["qwen3-14b"]])
+def test_what_names_no_model_is_refused_in_a_sentence(model):
+    with pytest.raises(ModelError, match="A model is named by a text, a folder or a config"):
+        estimate(model)
+
+
+def test_the_word_of_peft_for_all_layers_is_understood():
+    every = estimate("qwen3-14b", gpu="T4").trainable
+    assert estimate("qwen3-14b", gpu="T4", targets="all-linear").trainable == every > 0
+    assert estimate("qwen3-14b", gpu="T4", targets={"q_proj"}).trainable < every / 4
+
+
+def test_targets_match_by_their_end_as_in_peft():
+    def trained(*targets):
+        return estimate("whisper-small", gpu="T4", length=448, targets=targets).trainable
+
+    assert trained("q_proj") == 3 * trained(
+        "encoder_attn.q_proj"
+    )  # two kinds of attention, and the encoder's
+    whole = estimate("qwen3-14b", gpu="T4", targets=["model.layers.0.self_attn.q_proj"]).trainable
+    assert whole == estimate("qwen3-14b", gpu="T4", targets=["q_proj"]).trainable
+
+
+def test_the_answers_of_grpo_are_as_long_as_the_length_allows():
+    def generated(**options):
+        return estimate("qwen3-14b", gpu="H200", **options).work.rollout
+
+    assert generated(length=256) == (128, 128)
+    assert generated(length=8192) == (512, 7680)
+    assert generated(length=8192, generate=(100, 200)) == (100, 200)
+    long, short = (
+        estimate("qwen3-14b", gpu="H200", task="grpo", batch=64, length=8192, policy="offload", generate=way)
+        for way in (None, (512, 512))
+    )
+    assert long.moment == "generation" and long.total > short.total
+    assert long.longest_context() < short.longest_context()
+
+
+def test_a_model_that_learnt_its_positions_goes_no_further():
+    long, short = (estimate("whisper-small", gpu="H200", length=length) for length in (2048, 448))
+    assert long.longest_context() == short.longest_context() == 448
+    assert any("has learnt 448 positions" in note for note in long.notes)
+    assert not any("RoPE" in note for note in long.notes)
+    assert not any("positions" in note for note in short.notes)
+
+
+def test_what_the_estimate_takes_as_frozen_is_said_with_the_option_that_freezes_it():
+    assert any("finetune_vision_layers=False" in note for note in estimate("gemma-3-4b-it", gpu="T4").notes)
 
 
 def test_an_unknown_model_or_card_names_the_nearest():
