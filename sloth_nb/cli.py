@@ -5,6 +5,7 @@ code``. A command's module is imported only when that command is called.
 """
 
 import argparse
+import os
 import sys
 from dataclasses import dataclass
 from importlib import import_module
@@ -53,6 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
         return import_module(COMMANDS[options.command].module).run(options)
     except SlothError as error:
         print(f"sloth-nb {options.command}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # whoever read the output has read enough; Python flushes what is left at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print(f"sloth-nb {options.command}: interrupted", file=sys.stderr)

@@ -35,6 +35,14 @@ def test_an_interrupt_ends_with_130(monkeypatch, capsys):
     assert "interrupted" in capsys.readouterr().err
 
 
+def test_a_reader_that_has_read_enough_is_no_fault():
+    """As in ``sloth-nb estimate … | head -1``: the other end of the pipe is closed before anything is written."""
+    command = [sys.executable, "-m", "sloth_nb.cli", "estimate", "qwen3-0.6b", "--gpu", "T4"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 1
+
+
 def test_help_loads_nothing_heavy():
     program = """
 import sys
