@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from importlib import resources
@@ -66,7 +67,7 @@ class ModelInfo:
     def text_part(self) -> "ModelInfo":
         """The language part alone of a model that also sees, as ``from_pretrained(text_only=True)`` loads it."""
         text = self.config.get("text_config")
-        if text is None:
+        if not isinstance(text, Mapping):
             return self
         tied = self.config.get("tie_word_embeddings")
         return replace(self, config={"tie_word_embeddings": tied, **text}, modality="text")

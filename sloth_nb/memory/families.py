@@ -12,7 +12,8 @@ ENGINE_RUNS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3
 
 
 def engine_runs(model: ModelInfo) -> bool:
-    return model.config.get("model_type") in ENGINE_RUNS
+    kind = model.config.get("model_type")
+    return isinstance(kind, str) and kind in ENGINE_RUNS  # a config may hold anything there
 
 
 def engine_for(model: ModelInfo) -> str:

