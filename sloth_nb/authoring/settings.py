@@ -46,6 +46,7 @@ class Settings:
     """What a notebook's parameters cell begins with.
 
     Attributes:
+        model: what is fetched; of a model that also sees, the language part alone may be what is trained.
         activations: what becomes of them: "auto" plans each layer for the room that there is when training begins.
         policy: the one word for all layers ("keep", "recompute", "offload") with which the estimate was made.
         least: bytes with which the same rows still train, one at a time and with everything moved that can be.
@@ -53,6 +54,7 @@ class Settings:
         seconds: of a step on the shipped data, roughly.
     """
 
+    model: ModelInfo
     method: str
     length: int
     batch: int
@@ -77,12 +79,12 @@ class Settings:
     @property
     def download_bytes(self) -> int:
         """Of the weights that are fetched: 4-bit ones where they are published, else 16-bit ones."""
-        model = self.estimate.work.model
-        if model.offline:
+        if self.model.offline:
             return EMBEDDED
-        if self.method == "qlora" and "4bit" in model.ids:
-            return self.estimate.kinds["weights"]
-        return 2 * model.parameters
+        if self.method == "qlora" and "4bit" in self.model.ids:
+            whole = self.estimate.work.but(model=self.model)
+            return estimate_work(whole, self.estimate.gpu).kinds["weights"]
+        return 2 * self.model.parameters
 
     @property
     def training_seconds(self) -> float:
@@ -110,6 +112,7 @@ def settle(model: ModelInfo, task: Task, machine: Machine, **options: Any) -> Se
     cpu = machine.gpu.is_cpu
     usual = work.but(length=work.length if task.packed else min(task.usual, work.length))
     return Settings(
+        model=model,
         method=work.method,
         length=work.length,
         batch=work.batch,
@@ -196,9 +199,7 @@ def _works(model: ModelInfo, task: Task, card: GPU, length: int, given: dict[str
         for way in ways:
             yield Work.of(
                 model,
-                engine="sloth"
-                if model.config.get("model_type") in TEXT_PART
-                else None,  # loaded as text alone
+                text_only=model.config.get("model_type") in TEXT_PART,
                 method=method,
                 batch=batch,
                 accumulation=given.get("accumulation", max(1, sequences // batch)),

@@ -108,6 +108,12 @@ def _heads(config: Mapping[str, Any], hidden: int) -> tuple[int, int, int]:
     return heads, kv_heads, head_dim
 
 
+def _layer(hidden: int, heads: tuple[int, int, int], **more: Any) -> Block:
+    """One decoder layer with what ``_heads`` says."""
+    count, kv_heads, head_dim = heads
+    return Block(1, "decoder", hidden, count, kv_heads, head_dim, **more)
+
+
 def _dense_block(config: Mapping[str, Any], kind: str, hidden: int) -> Block:
     heads, kv_heads, head_dim = _heads(config, hidden)
     ffn = maybe(config, "intermediate_size_mlp", 0, least=0) or need(config, "intermediate_size")
@@ -123,13 +129,9 @@ def _dense_block(config: Mapping[str, Any], kind: str, hidden: int) -> Block:
     if kind in _FUSED:
         attention, mlp = [Linear("qkv_proj", hidden, q + 2 * kv)], [Linear("gate_up_proj", hidden, 2 * ffn)]
     qk_norm, post_norms = kind in QK_NORM, kind in POST_NORMS
-    return Block(
-        count=1,
-        kind="decoder",
-        hidden=hidden,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
+    return _layer(
+        hidden,
+        (heads, kv_heads, head_dim),
         ffn=ffn,
         linears=(*attention, Linear("o_proj", q, hidden, out_bias), *mlp, Linear("down_proj", ffn, hidden)),
         norm_parameters=hidden * (4 if post_norms else 2) + (2 * head_dim if qk_norm else 0),
@@ -145,13 +147,9 @@ def _ungated_block(config: Mapping[str, Any], plain: Ungated, hidden: int) -> Bl
     ffn, q, kv = need(config, "intermediate_size"), heads * head_dim, kv_heads * head_dim
     biased, mlp_biased = flag(config, *plain.attention_bias), flag(config, *plain.mlp_bias)
     outputs = {plain.qkv: q + 2 * kv} if plain.qkv else {"q_proj": q, "k_proj": kv, "v_proj": kv}
-    return Block(
-        count=1,
-        kind="decoder",
-        hidden=hidden,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
+    return _layer(
+        hidden,
+        (heads, kv_heads, head_dim),
         ffn=ffn,
         linears=(
             *(Linear(name, hidden, width, biased) for name, width in outputs.items()),
@@ -260,6 +258,7 @@ def _whisper(config: Mapping[str, Any]) -> Shape:
         embedding_parameters=(vocab + context + sources) * hidden,
         head_parameters=vocab * hidden,
         extra_parameters=3 * mels * hidden + hidden + 3 * hidden * hidden + hidden + 4 * hidden,
+        learnt_positions=True,
     )
 
 

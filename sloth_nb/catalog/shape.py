@@ -96,7 +96,12 @@ class Tower:
 
 @dataclass(frozen=True)
 class Shape:
-    """A whole model. ``extra_parameters`` is what is neither in a block, a tower nor an embedding."""
+    """A whole model.
+
+    Attributes:
+        extra_parameters: what is neither in a block, a tower nor an embedding.
+        learnt_positions: each position was learnt, so that nothing goes beyond the context; else they are computed.
+    """
 
     model_type: str
     hidden: int
@@ -109,6 +114,7 @@ class Shape:
     head_parameters: int = 0
     extra_parameters: int = 0
     extra_linear_weights: int = 0
+    learnt_positions: bool = False
 
     @cached_property
     def layers(self) -> int:

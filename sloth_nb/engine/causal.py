@@ -5,6 +5,7 @@ model's own forward, and is counted with its reason.
 """
 
 import inspect
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ class CausalEngine(Decoder):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._left_for: Exception | None = None
+        self._left = threading.local()  # a chat may ask while a run trains
         self.captured = CapturedSteps(self)
 
     def forget_plans(self) -> None:
@@ -115,13 +116,16 @@ class CausalEngine(Decoder):
 
     def base_forward(self, original: Any, *args: Any, **kwargs: Any) -> Any:
         """In place of the decoder's forward: hidden states, without a cache."""
-        if not isinstance(self._left_for, LossNotForEngine | None):  # a call that was left, a level deeper
+        reason = getattr(self._left, "reason", None)
+        if not isinstance(
+            reason, LossNotForEngine | None
+        ):  # of the whole call that was left, and this is its decoder
             return original(*args, **kwargs)
         try:
             arguments = _named(original, args, kwargs)
             hidden = self._hidden_of(self._read(arguments), self.bound())
         except (NotForEngine, Unsupported) as reason:
-            return self._left(reason, original, args, kwargs)
+            return self._leave(reason, original, args, kwargs)
         output = BaseModelOutputWithPast(last_hidden_state=hidden)
         return output.to_tuple() if arguments.get("return_dict") is False else output
 
@@ -134,7 +138,7 @@ class CausalEngine(Decoder):
                 return original(*args, **kwargs)
             output = self._with_loss(arguments, _next_token(labels) if shifted is None else shifted)
         except (NotForEngine, Unsupported) as reason:
-            return self._left(reason, original, args, kwargs)
+            return self._leave(reason, original, args, kwargs)
         # Who evaluates may want logits, and has been given them by every model, unless it says that it doesn't.
         if not torch.is_grad_enabled() and arguments.get("use_cache") is not False:
             output = output.with_logits()
@@ -163,13 +167,13 @@ class CausalEngine(Decoder):
         hidden = _at(self._hidden_of(read, bound), positions)
         return FusedLossOutput.of(self.loss(hidden, targets, items), lambda: self._logits(hidden, head))
 
-    def _left(self, reason: Exception, original: Any, args: Any, kwargs: Any) -> Any:
+    def _leave(self, reason: Exception, original: Any, args: Any, kwargs: Any) -> Any:
         self.left_to_model[str(reason)] += 1
-        self._left_for = reason
+        self._left.reason = reason
         try:
             return original(*args, **kwargs)
         finally:
-            self._left_for = None
+            self._left.reason = None
 
     def _logits(self, hidden: Tensor, head: nn.Linear) -> Tensor:
         logits = head(hidden)

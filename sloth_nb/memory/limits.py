@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from sloth_nb.catalog import GPU
-from sloth_nb.memory.families import learnt_positions
 from sloth_nb.memory.formulas import estimate_work, standing_total
 from sloth_nb.memory.work import Work
 
@@ -14,7 +13,7 @@ CEILING = 16 * 2**20
 
 def longest_context(work: Work, gpu: GPU, memory: int | None = None) -> int:
     """Tokens a sequence, rounded down to 64; 0 when not even 64 fit. Where positions are learnt, no more than these."""
-    ceiling = learnt_positions(work.model) or CEILING
+    ceiling = work.model.context if work.model.shape.learnt_positions else CEILING
     return 64 * _largest(lambda n: work.but(length=64 * n), gpu, memory, work.length // 64, ceiling // 64)
 
 

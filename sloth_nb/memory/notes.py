@@ -1,6 +1,6 @@
 """What a reader of an estimate should know and might not ask."""
 
-from sloth_nb.memory.families import engine_runs, learnt_positions
+from sloth_nb.memory.engines import engine_runs
 from sloth_nb.memory.work import Work
 
 __all__ = ["notes_on"]
@@ -11,7 +11,7 @@ def notes_on(work: Work) -> tuple[str, ...]:
     notes, info = [], work.model
     if work.engine == "hf" and not engine_runs(info):
         notes.append(_without_the_engine(work))
-    if 0 < learnt_positions(info) < work.length:
+    if info.shape.learnt_positions and work.length > info.context:
         notes.append(
             f"{info.name} has learnt {info.context:,} positions and can't go beyond them: cut the text to them."
         )

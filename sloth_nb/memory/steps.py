@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sloth_nb.catalog import GPU, ModelInfo, models
-from sloth_nb.memory.families import engine_runs
+from sloth_nb.memory.engines import engine_runs
 from sloth_nb.memory.formulas import host_bytes
 from sloth_nb.memory.work import Work
 

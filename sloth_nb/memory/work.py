@@ -7,7 +7,7 @@ from typing import Any
 
 from sloth_nb.catalog import GPU, ModelInfo, resolve
 from sloth_nb.errors import TrainingError, did_you_mean
-from sloth_nb.memory.families import engine_for
+from sloth_nb.memory.engines import engine_for
 from sloth_nb.memory.moving import HOST_BOUND
 from sloth_nb.memory.policy import (
     NAMED,

@@ -69,7 +69,7 @@ def install(model: nn.Module, checkpointing: Any = "sloth", **settings: Any) -> 
     if previous is not None:
         previous.undo()
     report = Report(type(causal).__name__)
-    report.stick_to(causal)
+    report.attach(causal)
     try:
         engine = CausalEngine(causal, Settings(checkpointing, **settings))
     except (Unsupported, AttributeError) as reason:

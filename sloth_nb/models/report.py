@@ -33,8 +33,8 @@ class Report:
         # Goes along with a copied or pickled model, which runs plain.
         return Report, (self.model, None, "this model is a copy; install the engine on it anew")
 
-    def stick_to(self, causal: nn.Module) -> None:
-        """From now on ``report_of`` finds this one, and no state dict holds it."""
+    def attach(self, causal: nn.Module) -> None:
+        """From now on ``report_of`` finds this one on the model; no state dict holds it."""
         causal.__dict__["_sloth_report"] = self
 
     @property

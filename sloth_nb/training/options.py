@@ -22,7 +22,7 @@ def check_options(config: Any) -> None:
     owner = type(config).__name__
     for option in dataclasses.fields(config):
         value = getattr(config, option.name, None)
-        if isinstance(value, str) and _is_a_number_s(option.type):
+        if isinstance(value, str) and _takes_a_number(option.type):
             raise TrainingError(
                 f"{owner}({option.name}={value!r}): this is text, and a number is needed. Write it without quotes, or "
                 f"as float(…) of what was read from a file{' (YAML takes 2e-4 for text)' if 'e' in value else ''}."
@@ -33,6 +33,6 @@ def check_options(config: Any) -> None:
             raise TrainingError(f"{owner}({name}={value!r}): it must be a whole number, 1 or more.")
 
 
-def _is_a_number_s(kind: Any) -> bool:
+def _takes_a_number(kind: Any) -> bool:
     kinds = set(typing.get_args(kind) or (kind,)) - {NoneType}
     return bool(kinds) and kinds <= {int, float}

@@ -12,7 +12,7 @@ from sloth_nb.training.formatting import FormattingFunction, formatted
 
 __all__ = ["check_stream", "is_stream", "is_tokenised", "tokenised"]
 
-_TRL_S_TEXT_FIELD = "text"  # dataset_text_field's default
+_DEFAULT_TEXT_FIELD = "text"  # TRL's dataset_text_field where nobody names one
 
 
 def is_tokenised(dataset: Any) -> bool:
@@ -115,7 +115,7 @@ def _text_column(rows: Any, args: SFTConfig) -> dict[str, str] | None:
     if field in columns:
         return {"text": field}
     # The default is often written out beside data that has no text column, such as conversations.
-    if field == _TRL_S_TEXT_FIELD or "input_ids" in columns:
+    if field == _DEFAULT_TEXT_FIELD or "input_ids" in columns:
         return None
     raise DatasetError(
         f"There is no column {field!r}, which dataset_text_field names. Columns: {', '.join(map(repr, columns))}."

@@ -1,7 +1,6 @@
 """Saved and read back: the same numbers; and what lay there before, when a save fails."""
 
 import copy
-import errno
 import inspect
 import json
 
@@ -12,42 +11,7 @@ import torch
 from sloth_nb import FastLanguageModel, FastModel
 from sloth_nb.errors import ExportError, ModelError, SlothWarning
 from sloth_nb.models.merging import merged_model
-from sloth_nb.models.report import report_of
-from sloth_nb.models.writing import written_folder
-
-TEXT = "The quick brown fox jumps over the lazy sloth."
-
-
-def load(path, **arguments):
-    return FastLanguageModel.from_pretrained(
-        str(path), **{"load_in_4bit": False, "dtype": "float32", **arguments}
-    )
-
-
-def logits(model, tokenizer):
-    """By transformers' own modules on both sides, so that equal weights give equal bits."""
-    model.eval()
-    report = report_of(model)
-    if report is not None:
-        report.undo()
-    with torch.no_grad():
-        return model(**tokenizer(TEXT, return_tensors="pt")).logits
-
-
-def stir(model, std=0.1):
-    """Gives every trainable weight a value that training might have given it."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += torch.randn_like(parameter) * std
-    return model
-
-
-@pytest.fixture
-def adapted(tiny_llama_path):
-    model, tokenizer = load(tiny_llama_path)
-    return stir(FastLanguageModel.get_peft_model(model)), tokenizer
+from tests.models.tuned import TEXT, load, logits, stir
 
 
 def test_an_adapter_read_back_computes_the_same_and_goes_on_training(adapted, tmp_path):
@@ -351,99 +315,6 @@ def test_a_copied_or_pickled_model_saves_itself_and_not_the_original(tiny_llama_
 def test_the_bound_methods_show_their_own_arguments(adapted):
     assert list(inspect.signature(adapted[0].for_training).parameters) == ["use_gradient_checkpointing"]
     assert "save_method" in inspect.signature(adapted[0].save_pretrained_merged).parameters
-
-
-# --- a disk that fills up
-
-
-def fail_after(monkeypatch, target, error):
-    """The first write goes through, the next fails."""
-    import safetensors.torch
-
-    real, calls = safetensors.torch.save_file, []
-
-    def save(*args, **kwargs):
-        calls.append(1)
-        if len(calls) >= target:
-            raise error
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", save)
-    monkeypatch.setattr("peft.peft_model.safe_save_file", save)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(errno.ENOSPC, "No space left on device"),
-        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
-    ],
-    ids=["python", "safetensors"],
-)
-def test_a_full_disk_leaves_the_adapter_that_was_there_whole(adapted, tmp_path, monkeypatch, error):
-    model, tokenizer = adapted
-    folder = tmp_path / "lora"
-    model.save_pretrained(folder)
-    saved = logits(model, tokenizer)
-    stir(model)
-    with monkeypatch.context() as during:
-        fail_after(during, 1, error)
-        with pytest.raises(
-            ModelError, match=r"lora could not be saved: the disk is full\. What was saved there"
-        ):
-            model.save_pretrained(folder)
-    assert torch.equal(saved, logits(load(folder)[0], tokenizer))
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".lora")] == []
-    model.save_pretrained(folder)
-    assert torch.equal(logits(model, tokenizer), logits(load(folder)[0], tokenizer))
-
-
-def test_a_full_disk_after_some_shards_leaves_the_merged_model_whole(adapted, tmp_path, monkeypatch):
-    model, tokenizer = adapted
-    model.save_pretrained_merged(tmp_path / "model", tokenizer, max_shard_size="200KB")
-    saved = logits(load(tmp_path / "model")[0], tokenizer)
-    stir(model)
-    fail_after(monkeypatch, 2, OSError(errno.ENOSPC, "No space left on device"))
-    with pytest.raises(ModelError, match="the disk is full"):
-        model.save_pretrained_merged(tmp_path / "model", tokenizer, max_shard_size="100KB")
-    assert torch.equal(saved, logits(load(tmp_path / "model")[0], tokenizer))
-
-
-def test_an_interrupt_while_saving_leaves_what_was_there(adapted, tmp_path, monkeypatch):
-    model, _ = adapted
-    model.save_pretrained(tmp_path / "lora")
-    saved = (tmp_path / "lora" / "adapter_model.safetensors").read_bytes()
-    stir(model)
-    fail_after(monkeypatch, 1, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        model.save_pretrained(tmp_path / "lora")
-    assert (tmp_path / "lora" / "adapter_model.safetensors").read_bytes() == saved
-
-
-def test_other_files_of_the_folder_stay(adapted, tmp_path):
-    model, _ = adapted
-    (tmp_path / "lora").mkdir()
-    (tmp_path / "lora" / "notes.txt").write_text("mine")
-    model.save_pretrained(tmp_path / "lora")
-    (tmp_path / "lora" / "README.md").write_text("---\nlicense: mit\n---\nMy words.\n", encoding="utf-8")
-    model.save_pretrained(tmp_path / "lora")
-    assert (tmp_path / "lora" / "notes.txt").read_text() == "mine"
-    assert "My words." in (tmp_path / "lora" / "README.md").read_text(encoding="utf-8")
-
-
-def test_an_error_that_is_not_the_disks_passes_unchanged(tmp_path):
-    with pytest.raises(ZeroDivisionError), written_folder(tmp_path / "x"):
-        raise ZeroDivisionError
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(ModelError, match="Nothing can be written to"),
-        written_folder(tmp_path / "file" / "x"),
-    ):
-        pass
 
 
 # --- the Hub

@@ -6,7 +6,7 @@ import transformers
 from sloth_nb import catalog
 from sloth_nb.engine.spec import families
 from sloth_nb.memory import Budget, Work, changes_to_fit, estimate, estimate_work, plan
-from sloth_nb.memory.families import ENGINE_RUNS, engine_for
+from sloth_nb.memory.engines import ENGINE_RUNS, engine_for
 from sloth_nb.memory.plan import fitted_policies
 
 T4, H200 = catalog.gpu("T4"), catalog.gpu("H200")
