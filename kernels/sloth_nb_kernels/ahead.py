@@ -17,13 +17,22 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib import import_module
+from threading import Thread
 from typing import Any
 
 from torch import Tensor
 
 from .launch import triton
 
-__all__ = ["ask", "begin_compiling", "compile_for", "finish_compiling", "request", "variant"]
+__all__ = [
+    "ask",
+    "begin_compiling",
+    "compile_for",
+    "finish_compiling",
+    "request",
+    "take_fingerprint",
+    "variant",
+]
 
 _MOST_THREADS = 4
 _UNDER_WAY: list[subprocess.Popen] = []
@@ -61,6 +70,18 @@ def finish_compiling(seconds: float = 30.0) -> None:
     while _UNDER_WAY:
         with suppress(subprocess.TimeoutExpired):
             _UNDER_WAY.pop().wait(seconds)
+
+
+def take_fingerprint() -> Thread | None:
+    """Has Triton hash itself, in a thread: every kernel's place on disk begins with that, and the first launch of a
+    process would wait half a second for it. None where Triton does it in a way that isn't known here."""
+    try:
+        from triton.runtime.cache import triton_key
+    except ImportError:
+        return None
+    thread = Thread(target=triton_key, daemon=True)
+    thread.start()
+    return thread
 
 
 def variant(kernel: Any, args: Sequence[Any], meta: dict[str, Any]) -> tuple:

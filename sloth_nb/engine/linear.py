@@ -171,15 +171,32 @@ class Group:
             self._add_biases(y)
             return y, t
         x = x[:, : self.in_features]
-        for weight, rows in weights.parts:
-            part = None if residual is None else residual[:, rows]
-            _product(x, weight, y[:, rows], part, residual is out)
         t = self.low_rank_input(x)
-        for p, rows, ranks, b in zip(self.projections, self._rows, self._ranks, self.b, strict=True):
-            if b is not None:
-                y[:, rows].addmm_(t[:, ranks], b.t(), alpha=p.scaling)
+        begun = self._begin(y, t, residual)
+        for weight, rows in weights.parts:
+            if begun:
+                y[:, rows].addmm_(x, weight.t())
+            else:
+                torch.mm(x, weight.t(), out=y[:, rows])
         self._add_biases(y)
         return y, t
+
+    def _begin(self, y: Tensor, t: Tensor | None, residual: Tensor | None) -> bool:
+        """Puts what the base's product is added to into y: the residual, and what the adapters contribute. They come
+        first, as rounding them costs little where they are small, and rounding the sum again costs as much as it is
+        large. False: there is nothing, and y is as it was."""
+        if t is None and residual is None:
+            return False
+        added_to = 0.0 if residual is None else 1.0
+        for p, rows, ranks, b in zip(self.projections, self._rows, self._ranks, self.b, strict=True):
+            into = y[:, rows]
+            if residual is not None and residual is not y:
+                into.copy_(residual[:, rows])
+            elif residual is None and b is None:
+                into.zero_()
+            if b is not None:
+                into.addmm_(t[:, ranks], b.t(), beta=added_to, alpha=p.scaling)
+        return True
 
     def _add_biases(self, y: Tensor) -> None:
         for p, rows in zip(self.projections, self._rows, strict=True):
@@ -204,12 +221,9 @@ class Group:
         """The input's gradient, (tokens, in). With room in dy, ``dt`` must lie there."""
         if weights.buffer is not None and dy.shape[1] > self.out_features:
             return torch.mm(dy[:, : self.out_features + self.rank], self._deepened(weights))
-        (weight, rows), *others = weights.parts
-        dx = torch.mm(dy[:, rows], weight)
-        for weight, rows in others:
-            dx.addmm_(dy[:, rows], weight)
-        if dt is not None:
-            dx.addmm_(dt, self.a)
+        dx = None if dt is None else torch.mm(dt, self.a)  # first, as in _begin
+        for weight, rows in weights.parts:
+            dx = torch.mm(dy[:, rows], weight) if dx is None else dx.addmm_(dy[:, rows], weight)
         return dx
 
     def backward_parameters(

@@ -30,7 +30,6 @@ _LIBRARIES = (
     "accelerate",
     "transformers.generation.utils",
     "transformers.models.auto.modeling_auto",
-    "transformers.models.auto.processing_auto",
     "transformers.models.auto.tokenization_auto",
     "transformers.models.llama.modeling_llama",  # brings what every family's own file imports
 )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from sloth_nb_kernels import AdamW8bitStep, Moments, Rates
 from sloth_nb_kernels.adamw_8bit import BLOCK
-from sloth_nb_kernels.ahead import ask, begin_compiling, request
+from sloth_nb_kernels.ahead import ask, begin_compiling, request, take_fingerprint
 from sloth_nb_kernels.launch import HAS_TRITON, INTERPRETED, pretend
 
 import sloth_nb
@@ -80,7 +80,8 @@ class Rehearsal:
     def __init__(self, *asked: object):
         """``asked``: what makes the step, as the user said it, so that it is known before any config is read."""
         self._process: subprocess.Popen | None = None
-        if not HAS_TRITON or INTERPRETED or not torch.cuda.is_available():
+        self._launches = HAS_TRITON and not INTERPRETED and torch.cuda.is_available()
+        if not self._launches:
             return
         self._done = _mark(asked)
         with suppress(OSError):  # a folder that can't be read
@@ -106,9 +107,11 @@ class Rehearsal:
             self._done.parent.mkdir(parents=True, exist_ok=True)
             self._done.touch()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failed: object, *_: object) -> None:
         if self._process is not None:
             ask(self._process, b"")
+        if self._launches and failed is None:  # the weights come next: this process mostly waits for them
+            take_fingerprint()
 
 
 def _mark(asked: tuple[object, ...]) -> Path:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from sloth_nb.errors import ModelError
+from sloth_nb.interrupts import put_off
 from sloth_nb.models.sources import HubOptions
 from sloth_nb.notices import warn
 
@@ -32,10 +33,12 @@ def load_tokenizer(name: str, options: HubOptions, *, processor: bool, trust_rem
     Raises:
         ModelError: it can't be loaded, with transformers' own reason.
     """
-    from transformers import AutoProcessor, AutoTokenizer
+    from transformers import AutoTokenizer
 
     arguments = {"trust_remote_code": trust_remote_code, **options.arguments()}
     if processor:
+        with put_off():  # half a second of modules that a model of text alone does without
+            from transformers import AutoProcessor
         try:
             return AutoProcessor.from_pretrained(name, **arguments)
         except (OSError, ValueError, ImportError) as error:

@@ -303,13 +303,9 @@ def test_bf16_at_the_8b_layers_shape_agrees_with_fp32():
     for parameter in model.parameters():
         if not parameter.requires_grad:
             parameter.data = parameter.data.bfloat16()
-    peft_loss, peft_grads = step(model, input_ids=ids, labels=ids)
-    theirs = cosines(peft_grads)
-    print("peft", min(theirs.items(), key=lambda x: x[1]), float(peft_loss - loss))
+    _, theirs = step(model, input_ids=ids, labels=ids)
     for policy in ("keep", "recompute", "offload"):
         install(model, policy, mlp_tile=512)
         got_loss, got = step(model, input_ids=ids, labels=ids)
-        ours = cosines(got)
-        print(policy, sorted(ours.items(), key=lambda x: x[1])[:6], float(got_loss - loss))
-        assert abs(float(got_loss - loss)) < 1e-3 * float(loss)
-        assert min(ours.values()) >= min(0.9995, min(theirs.values()))
+        assert abs(float(got_loss - loss)) < 1e-3
+        assert min(cosines(got).values()) >= max(0.9995, min(cosines(theirs).values()))

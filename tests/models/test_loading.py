@@ -1,5 +1,7 @@
 """Loading a model, and what comes back."""
 
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -35,6 +37,17 @@ def test_the_default_model_loads_and_knows_its_context_and_padding():
 def test_the_loaded_model_computes_what_transformers_computes(tiny_llama_path, tiny_llama):
     model, tokenizer = load(tiny_llama_path, dtype=torch.float32)
     assert torch.equal(logits(model, tokenizer), logits(tiny_llama, tokenizer))
+
+
+def test_a_text_model_loads_without_the_modules_for_pictures(tiny_llama_path):
+    body = (
+        "import sys\nfrom sloth_nb import FastLanguageModel\n"
+        f"FastLanguageModel.from_pretrained({str(tiny_llama_path)!r}, load_in_4bit=False)\n"
+        "assert 'transformers.models.llama.modeling_llama' in sys.modules\n"
+        "assert not [name for name in sys.modules if 'image_processing' in name]"
+    )
+    done = subprocess.run([sys.executable, "-c", body], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_positional_arguments_beyond_the_named_are_refused(tiny_llama_path):

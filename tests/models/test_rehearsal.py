@@ -8,7 +8,7 @@ import pytest
 import sloth_nb_kernels
 import torch
 import transformers
-from sloth_nb_kernels.ahead import finish_compiling, variant
+from sloth_nb_kernels.ahead import finish_compiling, take_fingerprint, variant
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sloth_nb.models import rehearsal
@@ -121,6 +121,19 @@ def test_a_process_that_is_told_nothing_ends_and_leaves_nothing(cache, begun, ho
         and len(begun) == 1
         and not list(cache.glob("*"))
     )
+
+
+def test_triton_has_hashed_itself_before_the_first_launch(cache, begun, hopper, monkeypatch):
+    hashes, threads = pytest.importorskip("triton.runtime.cache"), []
+    hashes.triton_key.cache_clear()
+    monkeypatch.setattr(rehearsal, "take_fingerprint", lambda: threads.append(take_fingerprint()))
+    with pytest.raises(ValueError), Rehearsal("a model"):
+        raise ValueError
+    assert not threads  # nothing will be launched
+    with Rehearsal("a model"):
+        pass
+    threads[0].join(60)
+    assert hashes.triton_key.cache_info().currsize == 1
 
 
 def test_variants_differ_where_triton_compiles_anew():
