@@ -5,7 +5,7 @@ pinned memory (slow to allocate) is allocated in the first step only.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,14 +15,17 @@ from .host_memory import Buffer, HostMemory
 __all__ = ["Offloader", "Parked"]
 
 
-@dataclass
+@dataclass(eq=False)
 class Parked:
-    """A tensor on the host; ``arriving`` is its device copy once it has been called back."""
+    """A tensor on the host; ``arriving`` is its device copy while it comes back."""
 
     host: Tensor
     buffer: Buffer
     arriving: Tensor | None = None
-    arrived: torch.cuda.Event | None = None
+    pieces: deque[tuple[int, torch.cuda.Event]] = field(default_factory=deque)
+    """Rows up to which number come with which event, of what nobody has waited for yet."""
+    come: int = 0
+    """Rows that the main stream has waited for."""
 
 
 class Offloader:
@@ -37,6 +40,7 @@ class Offloader:
         self.memory = HostMemory(fixed=captured)
         self._leaving: list[tuple[Tensor, torch.cuda.Event]] = []
         self._waiting: deque[tuple[Tensor, Tensor]] = deque()
+        self._coming: list[Parked] = []
 
     def settle(self) -> None:
         """Lets go of device tensors whose copies were started earlier; the main stream waits for them first.
@@ -51,9 +55,11 @@ class Offloader:
             self._start(*self._waiting.popleft())
 
     def finish(self) -> None:
-        """Settles until nothing is waiting or leaving."""
+        """Settles until nothing is waiting or leaving, or coming that a backward which failed had called."""
         while self._waiting or self._leaving:
             self.settle()
+        for parked in list(self._coming):
+            self.wait(parked)
 
     def put(self, tensor: Tensor, pieces: int = 1) -> Parked:
         """Starts copying a contiguous tensor to the host. It is freed at the next ``settle``.
@@ -75,22 +81,40 @@ class Offloader:
             host.copy_(tensor, non_blocking=True)
         self._leaving.append((tensor, self.stream.record_event()))
 
-    def call(self, parked: Parked) -> None:
-        """Starts copying a tensor back to the device."""
+    def call(self, parked: Parked, rows: int | None = None) -> None:
+        """Starts copying a tensor back to the device; in pieces of so many ``rows``, that each can be waited for."""
         if parked.arriving is not None:
             return
         parked.arriving = torch.empty_like(parked.host, device=self.device)
+        self._coming.append(parked)
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self.stream):
-            parked.arriving.copy_(parked.host, non_blocking=True)
-        parked.arrived = self.stream.record_event()
+        step, stop = rows or len(parked.host), 0
+        for device, host in zip(parked.arriving.split(step), parked.host.split(step), strict=True):
+            with torch.cuda.stream(self.stream):
+                device.copy_(host, non_blocking=True)
+            stop += len(host)
+            parked.pieces.append((stop, self.stream.record_event()))
 
-    def take(self, parked: Parked) -> Tensor:
-        """The tensor on the device, waited for by the main stream; its host buffer goes back to the pool."""
-        self.call(parked)
-        torch.cuda.current_stream(self.device).wait_event(parked.arrived)
+    def wait(self, parked: Parked, rows: int | None = None) -> None:
+        """Has the main stream wait for the first ``rows`` of a tensor that was called; for all of it by default."""
+        main = torch.cuda.current_stream(self.device)
+        while parked.pieces and (rows is None or parked.come < rows):
+            parked.come, event = parked.pieces.popleft()
+            main.wait_event(event)
+        if not parked.pieces and parked in self._coming:
+            self._coming.remove(parked)
+            parked.arriving = None
+
+    def receive(self, parked: Parked) -> Tensor:
+        """A called tensor on the device, to be waited for; its host buffer goes back to the pool."""
         self._give_back(parked)
         return parked.arriving
+
+    def take(self, parked: Parked) -> Tensor:
+        """A called tensor on the device, all of it there for what the main stream does next."""
+        tensor = self.receive(parked)
+        self.wait(parked)
+        return tensor
 
     def drop(self, parked: Parked) -> None:
         """Gives up a parked tensor whose backward never came."""

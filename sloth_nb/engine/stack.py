@@ -145,12 +145,17 @@ class Segment:
         return i in self.tapes and isinstance(self.tapes[i].gate_up, Parked)
 
     def _call(self, tape: Tape, names: tuple[str, ...]) -> None:
-        for parked in _parked(tape, names).values():
-            self.stack.offloader.call(parked)
+        for name, parked in _parked(tape, names).items():
+            self.stack.offloader.call(parked, self.batch.mlp_tile if name == "middle" else None)
 
     def _take(self, tape: Tape, names: tuple[str, ...]) -> None:
+        self._call(tape, names)
+        offloader = self.stack.offloader
         for name, parked in _parked(tape, names).items():
-            setattr(tape, name, self.stack.offloader.take(parked))
+            if name == "middle":  # the MLP's backward begins when its first tile is there
+                tape.middle, tape.wait_for_middle = offloader.receive(parked), partial(offloader.wait, parked)
+            else:
+                setattr(tape, name, offloader.take(parked))
 
     def __del__(self) -> None:
         for tape in self.tapes.values():

@@ -1,6 +1,6 @@
 """What all layers share in one pass, and what one layer's forward leaves for its backward."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -53,6 +53,8 @@ class Tape:
     middle: Tensor | None = None
     gate_up: Tensor | None = None
     low_rank: dict[str, Tensor] = field(default_factory=dict)
+    wait_for_middle: Callable[[int], object] | None = None
+    """Where ``middle`` may still be on its way from the host: to be told how many of its rows are read next."""
 
 
 class HeldWeights:

@@ -170,14 +170,21 @@ class FakeOffloader:
         self._leaving.append((pieces, tensor))
         return parked
 
-    def call(self, parked: Any) -> None:
+    def call(self, parked: Any, rows: int | None = None) -> None:
         if parked.arriving is None:
             shape, dtype = parked.like
             parked.arriving = torch.empty(shape, dtype=dtype)
 
-    def take(self, parked: Any) -> Tensor:
-        self.call(parked)
+    def wait(self, parked: Any, rows: int | None = None) -> None:
+        parked.arriving = None
+
+    def receive(self, parked: Any) -> Tensor:
         return parked.arriving
+
+    def take(self, parked: Any) -> Tensor:
+        tensor = self.receive(parked)
+        self.wait(parked)
+        return tensor
 
     def drop(self, parked: Any) -> None:
         """Nothing is held."""

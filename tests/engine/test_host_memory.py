@@ -1,23 +1,16 @@
 """Pinned host memory: carved without overlaps, taken once for all that follows; on a GPU, truly page-locked."""
 
-import gc
-from collections import deque
-from itertools import count, pairwise
+from itertools import pairwise
 
 import psutil
 import pytest
 import torch
-from families import adapted_model, batch, step, worst
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sloth_nb.engine import host_memory
-from sloth_nb.engine.decoder import Decoder
 from sloth_nb.engine.host_memory import HostMemory, pinned
-from sloth_nb.engine.mlp_half import MlpHalf
-from sloth_nb.engine.offload import Offloader
 from sloth_nb.errors import HardwareError
-from sloth_nb.models.install import install
 
 MIB = 1 << 20
 
@@ -139,56 +132,3 @@ def test_pinned_memory_goes_with_its_last_view():
     assert psutil.Process().memory_info().rss - before > 200 * MIB and part.is_pinned()
     del part
     assert psutil.Process().memory_info().rss - before < 50 * MIB
-
-
-class ByHand(Offloader):
-    """Copies at once, on the host."""
-
-    def __init__(self):
-        self.device, self._leaving, self._waiting = torch.device("cpu"), [], deque()
-        self.memory = HostMemory(pin=lambda size: torch.zeros(size, dtype=torch.uint8))
-
-    def settle(self):
-        self._leaving.clear()
-        if self._waiting:
-            self._start(*self._waiting.popleft())
-
-    def _start(self, host, tensor):
-        host.copy_(tensor)
-        self._leaving.append((tensor, None))
-
-    def call(self, parked):
-        if parked.arriving is None:
-            parked.arriving = parked.host.clone()
-
-    def take(self, parked):
-        self.call(parked)
-        self._give_back(parked)
-        return parked.arriving
-
-
-@pytest.mark.parametrize("broken", ["backward", "put"])
-def test_a_step_that_fails_halfway_gives_its_host_memory_back(monkeypatch, broken):
-    offloader, puts = ByHand(), count()
-    monkeypatch.setattr(Decoder, "offloader_for", lambda self, policies, like: offloader)
-    model = adapted_model("llama")
-    wanted = step(model, **batch())
-    install(model, "offload-wide", cuda_graphs=False)
-    parked = step(model, **batch())
-    assert offloader.memory.pinned_bytes and worst(parked[1], wanted[1]) < 1e-5
-    with monkeypatch.context() as broke:
-        if broken == "backward":
-            broke.setattr(MlpHalf, "backward", refuse)
-        else:
-            put = offloader.put
-            broke.setattr(offloader, "put", lambda *a: refuse() if next(puts) == 4 else put(*a))
-        with pytest.raises(torch.OutOfMemoryError):
-            step(model, **batch())
-    gc.collect()
-    assert [slab.out for slab in offloader.memory.slabs] == [0]
-    got = step(model, **batch())
-    assert got[0] == parked[0] and worst(got[1], parked[1]) < 1e-6
-
-
-def refuse(*_):
-    raise torch.OutOfMemoryError("no memory")
