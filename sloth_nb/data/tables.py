@@ -1,14 +1,14 @@
 """From rows of any shape to one Arrow table: every key kept, free objects kept whole, mixed types named."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 from sloth_nb.data.formats import json_kind, json_reason
 from sloth_nb.errors import DatasetError
 
-__all__ = ["concat_tables", "rows_to_dataset", "rows_to_table"]
+__all__ = ["columns_to_dataset", "concat_tables", "rows_to_dataset", "rows_to_table"]
 
 BATCH = 10_000
 
@@ -26,6 +26,26 @@ def rows_to_dataset(rows: Iterable[Any], where: str) -> Any:
     import datasets
 
     return datasets.Dataset(rows_to_table(rows, where))
+
+
+def columns_to_dataset(columns: Mapping[Any, list[Any]], where: str) -> Any:
+    """A Dataset of whole columns, of texts and numbers or of objects of any shape.
+
+    Raises:
+        DatasetError: columns of different lengths, or one that mixes types or can't be written (names it).
+    """
+    import datasets
+    import pyarrow
+
+    lengths = {name: len(cells) for name, cells in columns.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name!r} {length:,}" for name, length in lengths.items())
+        raise DatasetError(f"the columns of {where} have different numbers of rows: {found}.")
+    arrays = {
+        str(name): _array(str(name), [_freeze(cell, name) for cell in cells], where, 0)
+        for name, cells in columns.items()
+    }
+    return datasets.Dataset(pyarrow.table(arrays))
 
 
 def rows_to_table(rows: Iterable[Any], where: str) -> Any:

@@ -17,7 +17,8 @@ def check_options(config: Any) -> None:
     """Looks at a config's numbers, before anything is computed with them.
 
     Raises:
-        TrainingError: text where a number belongs, or a batch size or accumulation below 1; names the option.
+        TrainingError: text or nothing where a number belongs, or a batch size or accumulation below 1; names the
+            option.
     """
     owner = type(config).__name__
     for option in dataclasses.fields(config):
@@ -26,6 +27,10 @@ def check_options(config: Any) -> None:
             raise TrainingError(
                 f"{owner}({option.name}={value!r}): this is text, and a number is needed. Write it without quotes, or "
                 f"as float(…) of what was read from a file{' (YAML takes 2e-4 for text)' if 'e' in value else ''}."
+            )
+        if value is None and option.name not in _AT_LEAST_ONE and option.type in (int, float, bool):
+            raise TrainingError(
+                f"{owner}({option.name}=None): it needs a value. Leave it out for the default, {option.default!r}."
             )
     for name in _AT_LEAST_ONE:
         value = getattr(config, name)

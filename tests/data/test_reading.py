@@ -165,6 +165,45 @@ def test_frames_and_tables_are_taken_as_they_are():
     assert load_data(polars.LazyFrame(ROWS)).to_list() == ROWS
 
 
+MIXED = {"text": ["a", 1, None]}
+HALF = {"text": ["a", "b\udfff"]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (MIXED, r"'text' of the dict mixes types: str \(first in row 1\), int \(first in row 2\)"),
+        (HALF, r"row 2 of the dict, column 'text': it holds '\\udfff', half of a character"),
+        ({"a": ["x", "y"], "b": ["z"]}, r"the dict have different numbers of rows: 'a' 2, 'b' 1\."),
+        ({"a": "text"}, r"'a' of the dict is a str, not a list"),
+        ({"a": None}, r"'a' of the dict is a NoneType, not a list"),
+    ],
+)
+def test_columns_that_make_no_table_are_named(columns, said):
+    with pytest.raises(DatasetError, match=said):
+        load_data(columns)
+
+
+def test_a_frames_columns_that_make_no_table_are_named():
+    import pandas
+
+    with pytest.raises(DatasetError, match=r"'text' of the DataFrame mixes types: str .*, int "):
+        load_data(pandas.DataFrame(MIXED))
+    with pytest.raises(DatasetError, match="several columns named 'a'"):
+        load_data(pandas.DataFrame([["x", "y"]], columns=["a", "a"]))
+    halves = pandas.DataFrame({"text": pandas.Series(HALF["text"], dtype=object)})
+    with pytest.raises(DatasetError, match="row 2 of the DataFrame, column 'text'"):
+        load_data(halves)
+
+
+def test_objects_of_different_shapes_in_a_column_are_kept_as_text():
+    import pandas
+
+    cells = [[{"role": "user", "content": "a"}], [{"role": "user", "content": [{"type": "text"}]}]]
+    for source in ({"messages": cells}, pandas.DataFrame({"messages": cells}), {"messages": iter(cells)}):
+        assert [json.loads(row) for row in load_data(source)["messages"]] == cells
+
+
 def test_a_stream_passes_through():
     stream = datasets.Dataset.from_list(ROWS).to_iterable_dataset()
     assert load_data(stream) is stream

@@ -139,6 +139,13 @@ def test_a_number_written_as_text_is_named(tmp_path, name):
         SFTConfig(str(tmp_path), **{name: "2e-4"})
 
 
+@pytest.mark.parametrize("name", ["max_steps", "seed", "max_grad_norm", "bf16_full_eval"])
+def test_nothing_where_a_value_belongs_is_named_with_the_default(tmp_path, name):
+    wanted = {field.name: field.default for field in dataclasses.fields(SFTConfig)}[name]
+    with pytest.raises(TrainingError, match=rf"\({name}=None\): it needs a value.*the default, {wanted}\."):
+        SFTConfig(str(tmp_path), **{name: None})
+
+
 @pytest.mark.parametrize("value", [0, -1, 1.5, None])
 @pytest.mark.parametrize("name", ["gradient_accumulation_steps", "per_device_train_batch_size"])
 def test_a_batch_of_nothing_is_refused(tmp_path, name, value):
