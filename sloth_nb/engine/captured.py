@@ -93,12 +93,13 @@ class CapturedSteps:
         usual = self.decoder.offloader_for(plan.policies, buffers[0])
         if usual is None:
             return CausalStep(self.decoder, bound, plan, longest, buffers)
-        if self.offloader is None or not len(
-            self.replays
-        ):  # what a capture that failed left waiting is not waited for
+        torch.cuda.synchronize(buffers[0].device)
+        # What a capture that failed left waiting is not waited for.
+        if self.offloader is None or not len(self.replays):
             first = self.offloader or usual
             self.offloader = Offloader(usual.device, captured=True)
             self.offloader.memory.adopt(first.memory)
+        self.offloader.forget()
         return CausalStep(self.decoder, bound, plan, longest, buffers, self.offloader)
 
 

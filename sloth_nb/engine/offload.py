@@ -61,6 +61,12 @@ class Offloader:
         for parked in list(self._coming):
             self.wait(parked)
 
+    def forget(self) -> None:
+        """Lets go of what a capture that was broken off left, whose events never come. The device must be idle."""
+        self._waiting.clear()
+        self._leaving.clear()
+        self._coming.clear()
+
     def put(self, tensor: Tensor, pieces: int = 1) -> Parked:
         """Starts copying a contiguous tensor to the host. It is freed at the next ``settle``.
 

@@ -53,6 +53,7 @@ def lazy_streams(monkeypatch):
         played.setattr(torch.cuda, "Stream", Side)
         played.setattr(torch.cuda, "current_stream", lambda device=None: main)
         played.setattr(torch.cuda, "stream", _Given)
+        played.setattr(torch.cuda, "synchronize", lambda device=None: None)
         torch.use_deterministic_algorithms(True)  # fills new memory with NaN
         try:
             yield

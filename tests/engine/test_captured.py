@@ -3,14 +3,20 @@ the CPU; tests/engine/test_gpu.py has the same with graphs."""
 
 import gc
 import weakref
+from collections import deque
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from families import TARGETS, adapted_model, batch, step, worst
+from lazy_streams import lazy_streams
 
-from sloth_nb.engine import graphs
+from sloth_nb.engine import graphs, host_memory, offload
+from sloth_nb.engine.decoder import Decoder
 from sloth_nb.engine.graphs import Replay
+from sloth_nb.engine.host_memory import HostMemory
+from sloth_nb.engine.offload import Offloader, Parked
 from sloth_nb.engine.rules import Settings
 from sloth_nb.models.install import install
 from sloth_nb.models.report import engine_of
@@ -186,6 +192,31 @@ def test_angles_that_depend_on_the_batch_are_not_captured(capturing, monkeypatch
     install(model, True)
     monkeypatch.setattr(engine_of(model).rotations.module, "rope_type", "dynamic")
     assert len(captured_of(model, batch())) == 0
+
+
+class _NeverComes:
+    """The stream of an event within a capture that was broken off."""
+
+    @property
+    def run(self):
+        raise RuntimeError("captured event")
+
+
+def test_the_next_capture_waits_for_nothing_of_one_that_was_broken_off(capturing, monkeypatch):
+    model, (first, second) = adapted_model("llama"), (batch(), batch(2, 23))
+    wanted = step(model, **second)
+    with lazy_streams(monkeypatch):
+        monkeypatch.setattr(Decoder, "offloader_for", lambda self, *_: Offloader(torch.device("cpu")))
+        monkeypatch.setattr(host_memory, "pinned", lambda size: torch.empty(size, dtype=torch.uint8))
+        monkeypatch.setattr(offload, "HostMemory", partial(HostMemory, pin=host_memory.pinned))
+        install(model, "offload-wide", mlp_tile=7)
+        assert len(captured_of(model, first)) == 1
+        left, event = engine_of(model).captured.offloader, (_NeverComes(), 1)
+        left._leaving.append((torch.zeros(1), event))
+        left._coming.append(Parked(torch.zeros(1), None, torch.zeros(1), deque([(1, event)])))
+        assert len(captured_of(model, second)) == 2
+        loss, grads = step(model, **on_a_card(second))
+    assert abs(float(loss - wanted[0])) < 1e-5 and worst(grads, wanted[1]) < 1e-5
 
 
 def test_taking_the_engine_off_gives_back_what_it_held(capturing):
