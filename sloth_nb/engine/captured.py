@@ -94,11 +94,9 @@ class CapturedSteps:
         if usual is None:
             return CausalStep(self.decoder, bound, plan, longest, buffers)
         torch.cuda.synchronize(buffers[0].device)
-        # What a capture that failed left waiting is not waited for.
-        if self.offloader is None or not len(self.replays):
-            first = self.offloader or usual
+        if self.offloader is None:
             self.offloader = Offloader(usual.device, captured=True)
-            self.offloader.memory.adopt(first.memory)
+            self.offloader.memory.adopt(usual.memory)
         self.offloader.forget()
         return CausalStep(self.decoder, bound, plan, longest, buffers, self.offloader)
 

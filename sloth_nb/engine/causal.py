@@ -119,7 +119,7 @@ class CausalEngine(Decoder):
         reason = getattr(self._left, "reason", None)
         if not isinstance(
             reason, LossNotForEngine | None
-        ):  # of the whole call that was left, and this is its decoder
+        ):  # the whole call was left, and this is its decoder
             return original(*args, **kwargs)
         try:
             arguments = _named(original, args, kwargs)

@@ -34,8 +34,7 @@ class Decoder:
         self._bounds: list[Bound] = []
         self._plans: dict[tuple, StackPlan] = {}
         self.offloader: Offloader | None = None
-        self.specs: list[LayerSpec] = self.bound().specs
-        self.rotations = RotationTable(self.base.rotary_emb, {s.rope_kind for s in self.specs})
+        self.rotations = RotationTable(self.base.rotary_emb, {s.rope_kind for s in self.bound().specs})
 
     def bound(self) -> "Bound":
         """The layers as they stand now, and what is trained in them. Looking takes a millisecond: once a pass.

@@ -63,9 +63,7 @@ class Replay:
     def __init__(self, step: ManualStep, inputs: dict[str, Tensor], shared: "_Shared"):
         self.inputs = {name: tensor.clone() for name, tensor in inputs.items()}
         self.shared = shared
-        self._step = (
-            step  # what the graphs read, and the host memory that they write to, lives as long as they do
-        )
+        self._step = step  # what the graphs read, and the host memory they write to, lives as long as they do
         self._capture(step)
 
     def _capture(self, step: ManualStep) -> None:

@@ -164,39 +164,32 @@ class Group:
         ``residual`` may be ``out`` itself. With room the low-rank input is a view into x's.
         """
         y = x.new_empty(x.shape[0], self.out_features) if out is None else out
+        if residual is not None and residual is not y:
+            y.copy_(residual)
+        begun, parts = residual is not None, weights.parts
         if weights.buffer is not None and x.shape[1] > self.in_features:
-            depth = self.in_features + self.rank
-            t = torch.mm(x[:, : self.in_features], self.a.t(), out=x[:, self.in_features : depth])
-            _product(x[:, :depth], self._widened(weights), y, residual, residual is out)
-            self._add_biases(y)
-            return y, t
-        x = x[:, : self.in_features]
-        t = self.low_rank_input(x)
-        begun = self._begin(y, t, residual)
-        for weight, rows in weights.parts:
-            if begun:
-                y[:, rows].addmm_(x, weight.t())
-            else:
-                torch.mm(x, weight.t(), out=y[:, rows])
+            x = x[:, : self.in_features + self.rank]
+            t = torch.mm(x[:, : self.in_features], self.a.t(), out=x[:, self.in_features :])
+            parts = [(self._widened(weights), slice(None))]
+        else:
+            x = x[:, : self.in_features]
+            t = self.low_rank_input(x)
+            if t is not None:
+                self._add_adapters(y, t, begun)
+                begun = True
+        for weight, rows in parts:
+            y[:, rows].addmm_(x, weight.t(), beta=float(begun))
         self._add_biases(y)
         return y, t
 
-    def _begin(self, y: Tensor, t: Tensor | None, residual: Tensor | None) -> bool:
-        """Puts what the base's product is added to into y: the residual, and what the adapters contribute. They come
-        first, as rounding them costs little where they are small, and rounding the sum again costs as much as it is
-        large. False: there is nothing, and y is as it was."""
-        if t is None and residual is None:
-            return False
-        added_to = 0.0 if residual is None else 1.0
+    def _add_adapters(self, y: Tensor, t: Tensor, begun: bool) -> None:
+        """Adds what the adapters contribute to y, or puts it there where nothing has ``begun`` yet. Before the base's
+        product: rounding it costs little as it is small, rounding the sum again costs as much as that is large."""
         for p, rows, ranks, b in zip(self.projections, self._rows, self._ranks, self.b, strict=True):
-            into = y[:, rows]
-            if residual is not None and residual is not y:
-                into.copy_(residual[:, rows])
-            elif residual is None and b is None:
-                into.zero_()
             if b is not None:
-                into.addmm_(t[:, ranks], b.t(), beta=added_to, alpha=p.scaling)
-        return True
+                y[:, rows].addmm_(t[:, ranks], b.t(), beta=float(begun), alpha=p.scaling)
+            elif not begun:
+                y[:, rows].zero_()
 
     def _add_biases(self, y: Tensor) -> None:
         for p, rows in zip(self.projections, self._rows, strict=True):
@@ -221,7 +214,7 @@ class Group:
         """The input's gradient, (tokens, in). With room in dy, ``dt`` must lie there."""
         if weights.buffer is not None and dy.shape[1] > self.out_features:
             return torch.mm(dy[:, : self.out_features + self.rank], self._deepened(weights))
-        dx = None if dt is None else torch.mm(dt, self.a)  # first, as in _begin
+        dx = None if dt is None else torch.mm(dt, self.a)  # first, as in _add_adapters
         for weight, rows in weights.parts:
             dx = torch.mm(dy[:, rows], weight) if dx is None else dx.addmm_(dy[:, rows], weight)
         return dx
@@ -240,16 +233,6 @@ class Group:
                 grads.add_outer(p.lora_b, part, t[:, ranks], p.scaling)
         if dt is not None:
             grads.add_stacked([p.lora_a for p in self.projections if p.rank], dt, x)
-
-
-def _product(x: Tensor, weight: Tensor, out: Tensor, residual: Tensor | None, in_place: bool) -> None:
-    """out = residual + x W^T; ``in_place`` says that the residual lies in out."""
-    if residual is None:
-        torch.mm(x, weight.t(), out=out)
-    elif in_place:  # where addmm would copy first
-        out.addmm_(x, weight.t())
-    else:
-        torch.addmm(residual, x, weight.t(), out=out)
 
 
 def _dequantise(p: Projection, out: Tensor) -> None:

@@ -52,10 +52,10 @@ class MlpHalf:
         kept = tape.gate_up, tape.low_rank.get("gate_up"), tape.low_rank.get("down")
         for tile in batch.tiles(dx.shape[0]):
             parts = tuple(None if tensor is None else tensor[tile] for tensor in kept)
-            if tape.wait_for_middle is not None:
-                tape.wait_for_middle(tile.stop)
+            tape.wait(tile.stop)
             self._tile_backward(dx[tile], y[tile], parts, weights, grads)
-        tape.gate_up = tape.middle = tape.wait_for_middle = None
+        tape.gate_up = tape.middle = None
+        tape.arriving.clear()
 
     def _weights(self, like: Tensor, batch: Batch) -> _Weights:
         return HeldWeights(self.gate_up, like.dtype, batch), HeldWeights(self.down, like.dtype, batch)

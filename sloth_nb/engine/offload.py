@@ -24,7 +24,7 @@ class Parked:
     arriving: Tensor | None = None
     pieces: deque[tuple[int, torch.cuda.Event]] = field(default_factory=deque)
     """Rows up to which number come with which event, of what nobody has waited for yet."""
-    come: int = 0
+    waited: int = 0
     """Rows that the main stream has waited for."""
 
 
@@ -104,8 +104,8 @@ class Offloader:
     def wait(self, parked: Parked, rows: int | None = None) -> None:
         """Has the main stream wait for the first ``rows`` of a tensor that was called; for all of it by default."""
         main = torch.cuda.current_stream(self.device)
-        while parked.pieces and (rows is None or parked.come < rows):
-            parked.come, event = parked.pieces.popleft()
+        while parked.pieces and (rows is None or parked.waited < rows):
+            parked.waited, event = parked.pieces.popleft()
             main.wait_event(event)
         if not parked.pieces and parked in self._coming:
             self._coming.remove(parked)
@@ -115,12 +115,6 @@ class Offloader:
         """A called tensor on the device, to be waited for; its host buffer goes back to the pool."""
         self._give_back(parked)
         return parked.arriving
-
-    def take(self, parked: Parked) -> Tensor:
-        """A called tensor on the device, all of it there for what the main stream does next."""
-        tensor = self.receive(parked)
-        self.wait(parked)
-        return tensor
 
     def drop(self, parked: Parked) -> None:
         """Gives up a parked tensor whose backward never came."""

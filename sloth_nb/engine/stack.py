@@ -16,6 +16,9 @@ from .tape import Batch, Tape
 
 __all__ = ["Segment", "Stack"]
 
+# What only the MLP's backward reads, which begins when the first tile of it is there.
+_BY_TILES = ("middle", "gate_up")
+
 
 @dataclass
 class Stack:
@@ -146,16 +149,17 @@ class Segment:
 
     def _call(self, tape: Tape, names: tuple[str, ...]) -> None:
         for name, parked in _parked(tape, names).items():
-            self.stack.offloader.call(parked, self.batch.mlp_tile if name == "middle" else None)
+            self.stack.offloader.call(parked, self.batch.mlp_tile if name in _BY_TILES else None)
 
     def _take(self, tape: Tape, names: tuple[str, ...]) -> None:
         self._call(tape, names)
         offloader = self.stack.offloader
         for name, parked in _parked(tape, names).items():
-            if name == "middle":  # the MLP's backward begins when its first tile is there
-                tape.middle, tape.wait_for_middle = offloader.receive(parked), partial(offloader.wait, parked)
+            setattr(tape, name, offloader.receive(parked))
+            if name in _BY_TILES:
+                tape.arriving.append(partial(offloader.wait, parked))
             else:
-                setattr(tape, name, offloader.take(parked))
+                offloader.wait(parked)
 
     def __del__(self) -> None:
         for tape in self.tapes.values():

@@ -53,8 +53,13 @@ class Tape:
     middle: Tensor | None = None
     gate_up: Tensor | None = None
     low_rank: dict[str, Tensor] = field(default_factory=dict)
-    wait_for_middle: Callable[[int], object] | None = None
-    """Where ``middle`` may still be on its way from the host: to be told how many of its rows are read next."""
+    arriving: list[Callable[[int], object]] = field(default_factory=list)
+    """Of each tensor on its way from the host: waits for as many of its rows as it is told."""
+
+    def wait(self, rows: int) -> None:
+        """Before so many rows of ``middle`` and gate_up are read."""
+        for one in self.arriving:
+            one(rows)
 
 
 class HeldWeights:

@@ -181,10 +181,5 @@ class FakeOffloader:
     def receive(self, parked: Any) -> Tensor:
         return parked.arriving
 
-    def take(self, parked: Any) -> Tensor:
-        tensor = self.receive(parked)
-        self.wait(parked)
-        return tensor
-
     def drop(self, parked: Any) -> None:
         """Nothing is held."""
