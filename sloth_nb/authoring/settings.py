@@ -162,8 +162,7 @@ def _fastest(model: ModelInfo, task: Task, machine: Machine, given: dict[str, An
 
 
 def _least(work: Work, machine: Machine) -> int:
-    policy = "lean" if machine.gpu.is_cpu else "offload"
-    return estimate_work(work.but(batch=1, policy=policy), machine.gpu).total
+    return estimate_work(work.but(batch=1, policy=work.leanest(machine.gpu)), machine.gpu).total
 
 
 def _fits(answer: Estimate, machine: Machine) -> bool:

@@ -16,6 +16,7 @@ __all__ = [
     "QK_NORM",
     "TEXT_KINDS",
     "TIED",
+    "TIED_WHOLES",
     "UNGATED",
     "Ungated",
     "check",
@@ -28,6 +29,8 @@ TIED = frozenset(
         *("granite_swa", "smollm3", "starcoder2", "vaultgemma"),
     )
 )
+# The same of models that also see.
+TIED_WHOLES = frozenset(("aya_vision", "gemma3", "got_ocr2", "internvl", "mistral3", "paligemma"))
 QK_NORM = frozenset(("qwen3", "qwen3_moe", "qwen3_vl_text", "qwen3_vl_moe_text", "gemma3_text", "olmo3"))
 POST_NORMS = frozenset(("gemma2", "gemma3_text"))
 QKV_BIAS = frozenset(("qwen2", "qwen2_moe", "qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text"))

@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 from importlib import resources
 from typing import Any
 
-from sloth_nb.catalog.readers import read_shape
+from sloth_nb.catalog.readers import read_shape, text_config
 from sloth_nb.catalog.shape import Shape
 
 __all__ = ["ModelInfo", "TrainingDefaults", "load_models"]
@@ -66,11 +66,10 @@ class ModelInfo:
     @cached_property
     def text_part(self) -> "ModelInfo":
         """The language part alone of a model that also sees, as ``from_pretrained(text_only=True)`` loads it."""
-        text = self.config.get("text_config")
-        if not isinstance(text, Mapping):
+        if not isinstance(self.config.get("text_config"), Mapping):
             return self
-        tied = self.config.get("tie_word_embeddings")
-        return replace(self, config={"tie_word_embeddings": tied, **text}, modality="text")
+        config = text_config(self.config)
+        return replace(self, config=config, parameters=read_shape(config).parameters, modality="text")
 
     @property
     def size(self) -> str:

@@ -14,6 +14,7 @@ from sloth_nb.catalog.architectures import (
     QKV_BIAS,
     TEXT_KINDS,
     TIED,
+    TIED_WHOLES,
     UNGATED,
     Ungated,
     check,
@@ -25,7 +26,7 @@ from sloth_nb.catalog.towers import MIMI_LINEAR, MIMI_PARAMETERS, projector, vis
 from sloth_nb.catalog.towers import Tower as _Tower
 from sloth_nb.errors import ModelError
 
-__all__ = ["read_shape"]
+__all__ = ["read_shape", "text_config"]
 
 _FUSED = {"phi3", "phi4"}
 
@@ -54,12 +55,17 @@ def read_shape(config: Mapping[str, Any]) -> Shape:
     return _with_tower(config, shape) if isinstance(config.get("vision_config"), Mapping) else shape
 
 
-def _text(config: Mapping[str, Any]) -> dict[str, Any]:
-    text, tied = dict(config["text_config"]), config.get("tie_word_embeddings")
-    if tied is not None:  # the whole model's word counts, as it does in transformers
-        text["tie_word_embeddings"] = tied
+def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the language model within one that also sees, by itself, as transformers loads it alone."""
+    text = dict(config["text_config"])
     text["model_type"] = text.get("model_type") or TEXT_KINDS.get(word(config, "model_type"))
     return text
+
+
+def _text(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same within the whole, whose word on tied embeddings counts, as it does in transformers."""
+    tied = flag(config, "tie_word_embeddings", word(config, "model_type") in TIED_WHOLES)
+    return {**text_config(config), "tie_word_embeddings": tied}
 
 
 def _with_tower(config: Mapping[str, Any], text: Shape) -> Shape:

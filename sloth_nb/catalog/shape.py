@@ -148,10 +148,10 @@ class Shape:
         """
         key = None if targets is None else frozenset(targets)
         if key not in self._adapted:
-            wanted = None if key is None else key | {_FUSED.get(name, name) for name in key}
-            names = {linear.name for block in self.blocks for linear in block.linears}
-            if wanted is not None:  # whole paths end with a layer's own name
-                wanted |= {name.rpartition(".")[2] for name in wanted - names}
+            names, wanted = {linear.name for block in self.blocks for linear in block.linears}, None
+            if key is not None:  # whole paths end with a layer's own name
+                ends = {name if name in names else name.rpartition(".")[2] for name in key}
+                wanted = ends | {_FUSED.get(name, name) for name in ends}
             self._adapted[key] = tuple(
                 (block, linear)
                 for block in self.blocks

@@ -59,7 +59,7 @@ def changes_to_fit(
     for bundles in (search.cheap_bundles, search.dear_bundles):
         search.moving(True)
         bundles(count)
-        if search.short_of_ram:
+        if search.short_of_ram and len(search.found) < count:
             search.moving(False)
             bundles(count)
     return search.found[:count]
@@ -79,20 +79,20 @@ class _Search:
 
     def __init__(self, work: Work, gpu: GPU, budget: int, host: int):
         self.gpu, self.budget, self.host = gpu, budget, host
+        self.asked = work
         self.base = back_on_the_card(work, gpu, host)
         self.work = work.but(**options_of(self.base))
         step = max(1, 1 << max(0, work.length.bit_length() - 5))
         self.rounder = self.work.but(length=-(-work.length // step) * step)
         self.found: list[Change] = []
-        self.short_of_ram = False
         self.steps = [
             sorted(steps, key=lambda step: step.weight)
             for steps in (same_result(self.rounder), another_result(self.rounder))
         ]
-        self.moving(True)
 
     def moving(self, may: bool) -> None:
-        """From now on, steps that take RAM are tried, or not."""
+        """From now on, steps that take RAM are tried, or not. Said before anything is tried."""
+        self.short_of_ram = False
         may = may and self.host > 0 and not self.gpu.is_cpu
         self.cheap, self.dear = (
             [step for step in steps if may or not step.takes_ram] for steps in self.steps
@@ -113,7 +113,8 @@ class _Search:
         # A few tokens less may lie less well in memory.
         if estimate is None or estimate.host > self.host:
             return
-        steps = (*self.base, *steps)
+        kept = (one for one in self.base if not any(step.replaces(one) for step in steps))
+        steps = tuple(step for step in (*kept, *steps) if step.changes(self.asked))
         options = options_of(steps)
         if any(options == change.options for change in self.found):
             return

@@ -19,7 +19,7 @@ def plain_moments(work: Work, gpu: GPU) -> list[Moment]:
     keep = work.policy == "keep"
     held = 2 * hidden
     for block in shape.blocks:
-        held += block.count * (_saved(block, work) if keep else 2 * _tokens(block, work) * block.hidden)
+        held += block.count * (_saved(block, work) if keep else 2 * work.tokens_in(block) * block.hidden)
     # 16-bit logits, and in fp32 the log-probabilities and the two gradients on the way back.
     logits = work.tokens * shape.vocab * (2 + 3 * 4)
 
@@ -36,7 +36,7 @@ def plain_moments(work: Work, gpu: GPU) -> list[Moment]:
 
 def _saved(block: Block, work: Work) -> int:
     """What autograd saves of one layer. A frozen linear layer saves nothing, a LoRA its input in fp32."""
-    tokens = _tokens(block, work)
+    tokens = work.tokens_in(block)
     q, kv = block.heads * block.head_dim, block.kv_heads * block.head_dim
     norms = 2 * 4 * block.hidden * (2 if block.post_norms else 1) + (4 * (q + kv) if block.qk_norm else 0)
     attention = 2 * (2 * q + 2 * kv) + 4 * block.heads
@@ -47,8 +47,3 @@ def _saved(block: Block, work: Work) -> int:
     else:  # for the weights' gradients: states before and after the norm's weight, and the MLP's product
         inputs = 2 * (4 * block.hidden + block.active_ffn)
     return tokens * (norms + attention + mlp + inputs)
-
-
-def _tokens(block: Block, work: Work) -> int:
-    """Tokens that pass a layer: an encoder of sound has as many a sequence whatever the text's length."""
-    return block.positions * work.sequences if block.positions else work.tokens

@@ -288,9 +288,9 @@ def _filled(fitted: Estimate, budget: Budget) -> Estimate:
 
 def _refusal(work: Work, budget: Budget, split: bool) -> str:
     """What it would take at its leanest, and the cheapest changes that would fit."""
-    here = "recompute" if work.engine == "hf" else "lean" if budget.gpu.is_cpu else "offload"
-    leanest = (estimate_work(option.but(policy=here), budget.gpu) for option in _options(work, split))
-    least = min(leanest, key=lambda estimate: estimate.total)
+    here = work.leanest(budget.gpu)
+    answers = (estimate_work(option.but(policy=here), budget.gpu) for option in _options(work, split))
+    least = min(answers, key=lambda estimate: estimate.total)
     says = f"{least.total_gb:.1f} GB"
     if least.host:
         says += f" and {least.host / GB:.1f} GB of RAM"

@@ -17,7 +17,7 @@ class Sizes:
     def __init__(self, block: Block, work: Work, capability: float, tile: int | None):
         self.block, self.work = block, work
         item = self.item = 2
-        tokens = self.tokens = block.positions * work.sequences if block.positions else work.tokens
+        tokens = self.tokens = work.tokens_in(block)
         self.tile = min(tokens, tile or tokens)
         hidden, heads = block.hidden, block.heads * block.head_dim
         narrow = block.kv_heads * block.head_dim

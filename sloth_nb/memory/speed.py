@@ -55,7 +55,7 @@ class LayerTime:
 
 def layer_time(block: Block, work: Work, policy: Policy, gpu: GPU, tile: int | None = None) -> LayerTime:
     """One layer of this block under one policy."""
-    tokens = block.positions * work.sequences if block.positions else work.tokens
+    tokens = work.tokens_in(block)
     query, narrow = block.heads * block.head_dim, block.kv_heads * block.head_dim
     ffns = 2 if block.gated else 1
     held = policy.held

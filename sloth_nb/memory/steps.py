@@ -22,7 +22,14 @@ class Step:
     say: str
     cost: str
     options: dict[str, object]
-    takes_ram: bool = False
+
+    @property
+    def takes_ram(self) -> bool:
+        return TAKES_RAM in self.cost
+
+    def changes(self, work: Work) -> bool:
+        """Whether the work isn't so already."""
+        return any(getattr(work, name) != value for name, value in self.options.items())
 
     def replaces(self, other: "Step") -> bool:
         """Whether it is another value of the same options."""
@@ -37,12 +44,12 @@ def options_of(steps: tuple[Step, ...]) -> dict[str, Any]:
     return {key: value for step in steps for key, value in step.options.items()}
 
 
-# Each is without effect on work that doesn't move that.
+# Each is without effect on work that doesn't move that. Never weighed: they have to be.
 _KEPT_ON_THE_CARD = (
-    Step(1.4, "keep each layer's input on the card (policy='lean')", "same result", {"policy": "lean"}),
-    Step(0.4, "keep the embeddings on the card", "same result", {"embedding_offload": False}),
+    Step(0.0, "keep each layer's input on the card (policy='lean')", "same result", {"policy": "lean"}),
+    Step(0.0, "keep the embeddings on the card", "same result", {"embedding_offload": False}),
     Step(
-        0.4,
+        0.0,
         "keep the optimiser's states on the card (optim='adamw_8bit')",
         "same result",
         {"optimiser": "adamw_8bit"},
@@ -84,7 +91,7 @@ def same_result(work: Work) -> Iterator[Step]:
             yield Step(part / 4, say, "same result, a little slower", {"batch": batch, "accumulation": steps})
     if work.engine == "sloth" and work.lora and not work.model.shape.tied and not work.embedding_offload:
         say = "keep the embeddings in host memory (offload_embedding=True)"
-        yield Step(0.6, say, f"same result, {TAKES_RAM}", {"embedding_offload": True}, takes_ram=True)
+        yield Step(0.6, say, f"same result, {TAKES_RAM}", {"embedding_offload": True})
     if "keep" in policies:
         say = "recompute activations (policy='recompute')"
         yield Step(1.0, say, "same result, about a quarter slower", {"policy": "recompute"})
@@ -93,7 +100,7 @@ def same_result(work: Work) -> Iterator[Step]:
         yield Step(1.4, say, "same result, slower by the attention's forward", {"policy": "lean"})
     if policies != {"offload"} and not plain:
         say = "move activations to host memory (policy='offload')"
-        yield Step(1.5, say, f"same result, {TAKES_RAM}", {"policy": "offload"}, takes_ram=True)
+        yield Step(1.5, say, f"same result, {TAKES_RAM}", {"policy": "offload"})
 
 
 def another_result(work: Work) -> Iterator[Step]:
@@ -113,7 +120,7 @@ def another_result(work: Work) -> Iterator[Step]:
         yield Step(1.2, "8-bit AdamW (optim='adamw_8bit')", nearly, {"optimiser": "adamw_8bit"})
     if work.optimiser not in ("paged_adamw_8bit", "sgd"):
         say = "page an 8-bit optimiser to RAM (optim='paged_adamw_8bit')"
-        yield Step(1.6, say, f"{nearly}, {TAKES_RAM}", {"optimiser": "paged_adamw_8bit"}, takes_ram=True)
+        yield Step(1.6, say, f"{nearly}, {TAKES_RAM}", {"optimiser": "paged_adamw_8bit"})
     for rank in (16, 8):
         if work.lora and work.rank > rank:
             yield Step(2.5 + 8 / rank, f"rank {rank}", "fewer weights trained", {"rank": rank})

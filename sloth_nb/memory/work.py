@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
-from sloth_nb.catalog import GPU, ModelInfo, resolve
+from sloth_nb.catalog import GPU, Block, ModelInfo, resolve
 from sloth_nb.errors import TrainingError, did_you_mean
 from sloth_nb.memory.engines import engine_for
 from sloth_nb.memory.moving import HOST_BOUND
@@ -101,8 +101,7 @@ class Work:
                 f"{self.model.name} has {self.model.shape.layers} layers."
             )
         else:
-            hashable = all(type(policy).__hash__ for policy in self.policy)
-            for policy in set(self.policy) if hashable else self.policy:
+            for policy in self.policy:
                 if not isinstance(policy, Policy):
                     _one_of("a layer's policy", policy, NAMED)
 
@@ -124,9 +123,16 @@ class Work:
         return cls(info.text_part if text_only else info, **options)
 
     def but(self, **changes: Any) -> "Work":
-        """The same work with some options changed; another model has the engine that runs it, unless one is named."""
-        if "model" in changes and self.engine == engine_for(self.model):
+        """The same work with some options changed.
+
+        Another model has the engine that runs it, and where policies were named layer by layer and it has other layers,
+        recomputes in all, unless these are named, too.
+        """
+        model = changes.get("model", self.model)
+        if model is not self.model and self.engine == engine_for(self.model):
             changes.setdefault("engine", None)
+        if isinstance(self.policy, tuple) and model.shape.layers != self.model.shape.layers:
+            changes.setdefault("policy", "recompute")
         return replace(self, **changes)
 
     @property
@@ -144,6 +150,10 @@ class Work:
     def sequences(self) -> int:
         return self.batch * (2 if self.task == "dpo" else 1)
 
+    def tokens_in(self, block: Block) -> int:
+        """Tokens that pass a layer: an encoder of sound has as many a sequence whatever the text's length."""
+        return block.positions * self.sequences if block.positions else self.tokens
+
     def policies(self, gpu: GPU) -> tuple[Policy, ...]:
         """One policy a layer, bottom to top; the engine's own rule depends on the card."""
         shape = self.model.shape
@@ -154,6 +164,12 @@ class Work:
         block = max(shape.blocks, key=lambda block: block.count)
         room = float("inf") if self.ram is None else self.ram
         return sloth_policies(block, shape.layers, self.tokens, self.length, gpu, room)
+
+    def leanest(self, gpu: GPU) -> str:
+        """The policy of all layers with which the card holds least. From a CPU's memory nothing can be moved away."""
+        if self.engine == "hf":
+            return "recompute"
+        return "lean" if gpu.is_cpu else "offload"
 
     def tile(self, policies: tuple[Policy, ...], gpu: GPU) -> int | None:
         """Tokens that pass an MLP at a time; None is all of them."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sloth_nb import catalog
 from sloth_nb.errors import ModelError, SlothError
 from sloth_nb.memory import estimate
+from sloth_nb.memory.engines import engine_runs
 
 LLAMA = {
     "model_type": "llama",
@@ -281,23 +282,31 @@ def test_a_qwen_that_sees_keeps_its_tower(kind, flat):
     text["model_type"] = f"{kind}_text"
     nested = {"model_type": kind, "tie_word_embeddings": False, "text_config": text, "vision_config": vision}
     total, linear = counts(built(nested, "AutoModelForImageTextToText"))
-    config = (
-        {**text, **nested, "text_config": None} if flat else nested
-    )  # flat: as the older ones lie on the hub
-    if flat and kind == "qwen3_vl":
-        return
+    config = {**text, **nested, "text_config": None} if flat else nested
     info = catalog.from_config(config)
     assert (info.shape.parameters, info.shape.linear_weights) == (total, linear)
     assert info.modality == "text+image"
 
 
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tied", [False, True, None])
 def test_whether_embeddings_are_tied_is_the_whole_model_s_word(tied):
     whole = catalog.find("mistral-small-3.2-24b-instruct-2506").config
     text = {**whole["text_config"], "tie_word_embeddings": not tied}
     config = {**whole, "text_config": text, "tie_word_embeddings": tied}
+    if tied is None:  # then its class' word, not the text's
+        text["tie_word_embeddings"] = False
+        del config["tie_word_embeddings"]
     total, _ = counts(built(config, "AutoModelForImageTextToText"))
     assert catalog.from_config(config).parameters == total
+
+
+def test_a_text_part_counts_itself_alone_and_is_what_the_engine_runs():
+    whole = catalog.find("gemma-3-4b-it")
+    assert whole.text_part.parameters == whole.text_part.shape.parameters < whole.parameters
+    config = {**whole.config, "text_config": {**whole.config["text_config"]}}
+    config["text_config"].pop("model_type", None)
+    part = catalog.from_config(config).text_part
+    assert engine_runs(part) and part.parameters == whole.text_part.parameters
 
 
 @pytest.mark.parametrize(

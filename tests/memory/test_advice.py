@@ -133,3 +133,24 @@ def test_what_is_in_ram_that_there_is_not_goes_back_to_the_card_where_it_has_roo
     (change,) = changes_to_fit(work, catalog.gpu("L4"), host=4 * GIB)
     assert change.options == {"optimiser": "adamw_8bit"} and change.estimate.host == 0
     assert changes_to_fit(work, catalog.gpu("L4"), host=8 * GIB) == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(["llama-3.1-8b", "qwen3-4b", "gemma-3-4b-it"]),
+    policy=st.sampled_from(["offload", "sloth", "keep"]),
+    length=st.sampled_from([2048, 8192]),
+    ram=st.integers(0, 6),
+)
+def test_no_change_contradicts_itself_or_asks_for_what_is_so_already(name, policy, length, ram):
+    work = Work.of(name, method="lora", policy=policy, length=length, batch=1)
+    for change in changes_to_fit(work, catalog.gpu("T4"), host=ram * GIB):
+        assert change.say.count("policy=") <= 1 and f"policy='{policy}'" not in change.say
+        assert all(getattr(work, option) != value for option, value in change.options.items())
+
+
+def test_policies_named_layer_by_layer_give_way_where_another_model_has_other_layers():
+    work = Work.of("qwen3-14b", policy=["keep"] * 40, batch=4, length=8192)
+    assert changes_to_fit(work, catalog.gpu("T4"))
+    smaller = work.but(model=catalog.find("qwen3-4b-instruct-2507"))
+    assert smaller.policy == "recompute" and work.but(batch=1).policy == work.policy

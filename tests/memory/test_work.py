@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from sloth_nb import catalog
 from sloth_nb.errors import HardwareError, ModelError, SlothError, TrainingError
 from sloth_nb.memory import Work, estimate
 
@@ -62,6 +63,26 @@ def test_targets_match_by_their_end_as_in_peft():
     )  # two kinds of attention, and the encoder's
     whole = estimate("qwen3-14b", gpu="T4", targets=["model.layers.0.self_attn.q_proj"]).trainable
     assert whole == estimate("qwen3-14b", gpu="T4", targets=["q_proj"]).trainable
+
+
+def test_a_path_to_a_part_of_a_fused_layer_is_that_layer():
+    whole = Work.of("phi-4", targets=["q_proj"])
+    for name in ("self_attn.q_proj", "model.layers.0.self_attn.q_proj"):
+        work = Work.of("phi-4", targets=[name])
+        assert work.model.shape.adapted(work.targets) == whole.model.shape.adapted(whole.targets)
+
+
+def test_a_layer_s_policy_of_any_kind_is_named():
+    with pytest.raises(TrainingError, match=r"a layer's policy is \('keep', \[\]\); it is one of keep"):
+        Work.of("qwen3-14b", policy=[("keep", [])] * 40)
+
+
+@pytest.mark.parametrize(("options", "card", "leanest"), [
+    ({}, "T4", "offload"), ({"engine": "hf"}, "T4", "recompute"), ({}, None, "lean"),
+])  # fmt: skip
+def test_what_holds_least_depends_on_who_computes_and_where(options, card, leanest):
+    work = Work.of("llama-3.2-1b", **options)
+    assert work.leanest(catalog.cpu(12) if card is None else catalog.gpu(card)) == leanest
 
 
 def test_the_answers_of_grpo_are_as_long_as_the_length_allows():

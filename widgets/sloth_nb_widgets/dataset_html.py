@@ -14,7 +14,7 @@ from sloth_nb.data.report import DataReport
 from sloth_nb.data.template import Rendered
 from sloth_nb.data.tokenise import Token
 
-from .html import Markup, element, join, numbers_table
+from .html import Markup, element, join, numbers_table, refusal
 
 __all__ = ["boxes", "conversation", "findings", "problem", "report", "rows_table", "templated", "tokens"]
 
@@ -209,4 +209,4 @@ def _list(found: Iterable[Finding]) -> Markup:
 
 def problem(text: str) -> Markup:
     """A sentence where a view would be."""
-    return element("p", text, class_="sloth-status bad sloth-said", role="alert")
+    return refusal(text, "sloth-said")

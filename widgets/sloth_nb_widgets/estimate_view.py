@@ -6,6 +6,7 @@ Functions from an ``Estimate`` to ``Markup``, shared by VramEstimator and an est
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from sloth_nb.errors import SlothError
 from sloth_nb.memory import GB, Estimate
 from sloth_nb.memory.advice import smallest_card
 
@@ -23,6 +24,7 @@ __all__ = [
     "limits",
     "measured_line",
     "notes",
+    "why_not",
 ]
 
 # What the bar tells apart; the table has every kind.
@@ -35,6 +37,15 @@ GROUPS = {
     "Driver, libraries, gaps": ("context", "libraries", "fragmentation"),
     "Generation": ("generation",),
 }
+
+
+def why_not(name: str, error: Exception) -> str:
+    """Why there is no estimate of the model of this name, in a sentence."""
+    return (
+        str(error)
+        if isinstance(error, SlothError)
+        else f"{name} can't be estimated: {type(error).__name__}: {error}"
+    )
 
 
 def headline(estimate: Estimate) -> Markup:

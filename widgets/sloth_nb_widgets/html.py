@@ -10,7 +10,7 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["Markup", "element", "escape", "join", "numbers_table", "stylesheet"]
+__all__ = ["Markup", "element", "escape", "join", "numbers_table", "refusal", "stylesheet"]
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9:-]*\Z")
 _VOID = frozenset({"br", "hr", "img", "input", "wbr"})
@@ -87,6 +87,11 @@ def _attribute(key: str, value: Any) -> str:
     if key.lower() in _LINKS and not _SAFE_LINK.match(str(value)):
         raise ValueError(f"{key}={str(value)[:60]!r} is not a link that a panel may show")
     return f' {key}="{escape(value)}"'
+
+
+def refusal(why: str, *classes: str) -> Markup:
+    """A sentence where a view would be, read out at once."""
+    return element("p", why, class_=" ".join(("sloth-status", "bad", *classes)), role="alert")
 
 
 def numbers_table(caption: str, header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> Markup:

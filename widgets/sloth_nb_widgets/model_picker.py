@@ -9,14 +9,14 @@ import traitlets
 
 from sloth_nb import catalog
 from sloth_nb.catalog import GPU, ModelInfo
-from sloth_nb.errors import SlothError, did_you_mean
+from sloth_nb.errors import did_you_mean
 from sloth_nb.memory import GB, METHODS, Estimate, Work, estimate_work
 from sloth_nb.memory.budget import usable_ram
 
 from . import controls
 from .cards import THIS_MACHINE, CardName, card_names, card_of
-from .estimate_view import notes
-from .html import Markup, element, join, numbers_table, stylesheet
+from .estimate_view import notes, why_not
+from .html import Markup, element, join, numbers_table, refusal, stylesheet
 from .panel import Panel, PanelArgumentError
 
 __all__ = ["ModelPicker"]
@@ -232,10 +232,8 @@ class ModelPicker(Panel):
         try:
             info, card = self.choice, card_of(self.gpu)
             how, estimate = self.fit(info)
-        except SlothError as error:
-            return _refusal(str(error))
         except Exception as error:  # a folder's config may hold anything; the panel must stay
-            return _refusal(f"{self.chosen} can't be estimated: {type(error).__name__}: {error}")
+            return refusal(why_not(self.chosen, error))
         count = f"{len(self._found)} of {len(self._entries)} models"
         return join(
             [
@@ -268,10 +266,6 @@ class ModelPicker(Panel):
         return "\n".join([*lines, *(f"  {self._line(info)}" for info in self._found)])
 
 
-def _refusal(why: str) -> Markup:
-    return element("p", why, class_="sloth-status bad", role="alert")
-
-
 def _wide(line: str) -> str:
     """Browsers fold spaces in a list's lines together, but not these."""
     return line.replace(" ", "\N{NO-BREAK SPACE}")
@@ -288,12 +282,11 @@ def _fit(info: ModelInfo, card: GPU, method: str, length: int) -> tuple[str, Est
     if usual.fits:
         return FITS, usual
     one = work.but(batch=1, accumulation=2)
-    ways = [(ONE, one)]
     if work.engine == "sloth":
-        small = one.but(loss_chunk=64 << 20)
-        ways = [(OFFLOADS, small.but(policy="offload")), (ONE, small.but(policy="lean"))]
-    for way, tighter in ways:
-        tight = estimate_work(tighter, card)
+        one = one.but(loss_chunk=64 << 20)
+    for policy in dict.fromkeys((work.leanest(card), "lean" if work.engine == "sloth" else "recompute")):
+        way = OFFLOADS if policy == "offload" else ONE
+        tight = estimate_work(one.but(policy=policy), card)
         if tight.fits and tight.host <= usable_ram():
             return way, tight
     return NOT, usual

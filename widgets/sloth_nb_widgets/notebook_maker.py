@@ -15,7 +15,7 @@ from sloth_nb.authoring.tasks import tasks
 from sloth_nb.errors import SlothError
 
 from . import controls
-from .html import Markup, element, join, numbers_table
+from .html import Markup, element, join, numbers_table, refusal
 from .panel import Panel
 
 __all__ = ["NotebookMaker"]
@@ -189,7 +189,7 @@ class NotebookMaker(Panel):
 
     def _view(self) -> Markup:
         if self._recipe is None:
-            return element("p", self._error, class_="sloth-status bad", role="alert")
+            return refusal(self._error)
         recipe, settings = self._recipe, self._recipe.settings
         title, *headings = recipe.outline()
         used = f"{settings.estimate.total_gb:.1f} of {recipe.machine.gpu.memory_gib:.1f} GB"

@@ -24,7 +24,7 @@ from sloth_nb.memory.plan import fitted_policies
 
 from . import controls, estimate_view
 from .cards import THIS_MACHINE, CardName, card_names, card_of
-from .html import Markup, element, join
+from .html import Markup, join, refusal
 from .panel import Panel
 from .plot import svg
 from .pulse import Pulse
@@ -151,19 +151,15 @@ class VramEstimator(Panel):
                 optimiser=self.optimiser,
             )
             if self.policy == AUTO:
-                leanest = "offload" if work.engine == "sloth" else "recompute"
-                work = fitted_policies(work, Budget.of(card)) or work.but(policy=leanest)
+                work = fitted_policies(work, Budget.of(card)) or work.but(policy=work.leanest(card))
             self._estimate, self._error = estimate_work(work, card), ""
-        except SlothError as error:
-            self._estimate, self._error = None, str(error)
         except Exception as error:  # else the answer before stays, as if it were this one's
-            self._estimate = None
-            self._error = f"{self.model} can't be estimated: {type(error).__name__}: {error}"
+            self._estimate, self._error = None, estimate_view.why_not(self.model, error)
 
     def _view(self) -> Markup:
         answer = self._answer()
         if answer is None:
-            return element("p", self._error, class_="sloth-status bad", role="alert")
+            return refusal(self._error)
         return join(
             [
                 estimate_view.headline(answer),
