@@ -8,7 +8,7 @@ from typing import Any
 from sloth_nb.data.formats import json_kind, json_reason
 from sloth_nb.errors import DatasetError
 
-__all__ = ["columns_to_dataset", "concat_tables", "rows_to_dataset", "rows_to_table"]
+__all__ = ["columns_to_dataset", "concat_tables", "frozen", "rows_to_dataset", "rows_to_table"]
 
 BATCH = 10_000
 
@@ -28,8 +28,8 @@ def rows_to_dataset(rows: Iterable[Any], where: str) -> Any:
     return datasets.Dataset(rows_to_table(rows, where))
 
 
-def columns_to_dataset(columns: Mapping[Any, list[Any]], where: str) -> Any:
-    """A Dataset of whole columns, of texts and numbers or of objects of any shape.
+def columns_to_dataset(columns: Mapping[Any, Any], where: str) -> Any:
+    """A Dataset of whole columns: lists of texts and numbers or of objects of any shape, or typed arrays.
 
     Raises:
         DatasetError: columns of different lengths, or one that mixes types or can't be written (names it).
@@ -41,10 +41,7 @@ def columns_to_dataset(columns: Mapping[Any, list[Any]], where: str) -> Any:
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name!r} {length:,}" for name, length in lengths.items())
         raise DatasetError(f"the columns of {where} have different numbers of rows: {found}.")
-    arrays = {
-        str(name): _array(str(name), [_freeze(cell, name) for cell in cells], where, 0)
-        for name, cells in columns.items()
-    }
+    arrays = {str(name): _array(str(name), frozen(name, cells), where, 0) for name, cells in columns.items()}
     return datasets.Dataset(pyarrow.table(arrays))
 
 
@@ -70,8 +67,14 @@ def _batch(rows: list[Any], where: str, before: int) -> Any:
         names.update(dict.fromkeys(row))
     if bad := [name for name in names if not isinstance(name, str) or "\0" in name]:
         raise DatasetError(f"{where} has a column named {bad[0]!r}; a column's name is text, without NUL.")
-    columns = {name: [_freeze(row.get(name), name) for row in rows] for name in names}
+    columns = {name: frozen(name, [row.get(name) for row in rows]) for name in names}
     return pyarrow.table({name: _array(name, cells, where, before) for name, cells in columns.items()})
+
+
+def frozen(name: str, cells: Any) -> Any:
+    """A column's cells with the objects of free shape in them as JSON text; typed arrays, which hold none, as given."""
+    typed = str(getattr(cells, "dtype", "object")) != "object"
+    return cells if typed else [_freeze(cell, name) for cell in cells]
 
 
 def _freeze(value: Any, key: str | None = None) -> Any:

@@ -204,6 +204,35 @@ def test_objects_of_different_shapes_in_a_column_are_kept_as_text():
         assert [json.loads(row) for row in load_data(source)["messages"]] == cells
 
 
+def test_tool_arguments_keep_their_own_keys_in_every_source_of_columns():
+    import pandas
+
+    calls = [[{"function": {"name": "f", "arguments": cell}}] for cell in ({"x": 1}, {"y": None, "z": "k"})]
+    tools = [[{"name": "f", "parameters": {key: {}}}] for key in "xy"]
+    columns = {"tool_calls": calls, "tools": tools, "n": [1, 2]}
+    frame = pandas.DataFrame(columns)
+    expected = load_data(
+        [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    )
+    assert [json.loads(c[0]["function"]["arguments"]) for c in expected["tool_calls"]] == [
+        {"x": 1},
+        {"y": None, "z": "k"},
+    ]
+    for source in (columns, {name: iter(cells) for name, cells in columns.items()}, frame):
+        assert load_data(source).to_list() == expected.to_list()
+    assert frame["tool_calls"].tolist() == calls and frame["tools"].tolist() == tools
+
+
+def test_a_frames_typed_columns_keep_their_types():
+    import pandas
+
+    numbers, moments = pandas.array([1, None], dtype="Int64"), pandas.to_datetime(["2026-01-01", None])
+    frame = pandas.DataFrame({"n": numbers, "t": moments, "c": pandas.Categorical(["a", None])})
+    data = load_data(frame)
+    assert [data.features[name].dtype for name in frame] == ["int64", f"timestamp[{moments.unit}]", "string"]
+    assert data[1] == {"n": None, "t": None, "c": None}
+
+
 def test_a_stream_passes_through():
     stream = datasets.Dataset.from_list(ROWS).to_iterable_dataset()
     assert load_data(stream) is stream
