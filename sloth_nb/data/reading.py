@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from sloth_nb.data.formats import COMPRESSED, SUFFIXES, OnError, Skipped, is_readable, read_rows, read_table
-from sloth_nb.data.tables import columns_to_dataset, concat_tables, frozen, rows_to_dataset, rows_to_table
+from sloth_nb.data.tables import (
+    check_names,
+    columns_to_dataset,
+    concat_tables,
+    frozen,
+    rows_to_dataset,
+    rows_to_table,
+)
 from sloth_nb.errors import DatasetError
 from sloth_nb.interrupts import told
 from sloth_nb.notices import warn
@@ -98,7 +105,8 @@ def _from_columns(source: Mapping[Any, Any]) -> Any:
             raise DatasetError(
                 f"Column {name!r} of the dict is a {type(cells).__name__}, not a list with a cell for each row."
             )
-    columns = {name: frozen(name, cells) for name, cells in source.items()}
+    check_names(map(str, source), "the dict")
+    columns = {str(name): frozen(name, cells) for name, cells in source.items()}
     try:
         return datasets.Dataset.from_dict(columns)
     except _NOT_MADE:
@@ -106,12 +114,9 @@ def _from_columns(source: Mapping[Any, Any]) -> Any:
 
 
 def _from_pandas(frame: Any) -> Any:
-    if twice := frame.columns[frame.columns.duplicated()].tolist():
-        raise DatasetError(
-            f"The DataFrame has several columns named {twice[0]!r}. Rename all but one, or drop them."
-        )
+    check_names(map(str, frame.columns), "the DataFrame")
     columns = {
-        name: cells.astype(object).where(cells.notna(), None) if cells.dtype.kind == "O" else cells
+        str(name): cells.astype(object).where(cells.notna(), None) if cells.dtype.kind == "O" else cells
         for name, cells in frame.items()
     }
     return columns_to_dataset(columns, "the DataFrame")

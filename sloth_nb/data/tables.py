@@ -8,7 +8,7 @@ from typing import Any
 from sloth_nb.data.formats import json_kind, json_reason
 from sloth_nb.errors import DatasetError
 
-__all__ = ["columns_to_dataset", "concat_tables", "frozen", "rows_to_dataset", "rows_to_table"]
+__all__ = ["check_names", "columns_to_dataset", "concat_tables", "frozen", "rows_to_dataset", "rows_to_table"]
 
 BATCH = 10_000
 
@@ -28,7 +28,7 @@ def rows_to_dataset(rows: Iterable[Any], where: str) -> Any:
     return datasets.Dataset(rows_to_table(rows, where))
 
 
-def columns_to_dataset(columns: Mapping[Any, Any], where: str) -> Any:
+def columns_to_dataset(columns: Mapping[str, Any], where: str) -> Any:
     """A Dataset of whole columns: lists of texts and numbers or of objects of any shape, or typed arrays.
 
     Raises:
@@ -41,7 +41,7 @@ def columns_to_dataset(columns: Mapping[Any, Any], where: str) -> Any:
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name!r} {length:,}" for name, length in lengths.items())
         raise DatasetError(f"the columns of {where} have different numbers of rows: {found}.")
-    arrays = {str(name): _array(str(name), frozen(name, cells), where, 0) for name, cells in columns.items()}
+    arrays = {name: _array(name, frozen(name, cells), where, 0) for name, cells in columns.items()}
     return datasets.Dataset(pyarrow.table(arrays))
 
 
@@ -65,10 +65,25 @@ def _batch(rows: list[Any], where: str, before: int) -> Any:
         if not isinstance(row, dict):
             raise DatasetError(f"row {number:,} of {where} is {json_kind(row)}, not a dict of columns.")
         names.update(dict.fromkeys(row))
-    if bad := [name for name in names if not isinstance(name, str) or "\0" in name]:
-        raise DatasetError(f"{where} has a column named {bad[0]!r}; a column's name is text, without NUL.")
+    check_names(names, where)
     columns = {name: frozen(name, [row.get(name) for row in rows]) for name in names}
     return pyarrow.table({name: _array(name, cells, where, before) for name, cells in columns.items()})
+
+
+def check_names(names: Iterable[Any], where: str) -> None:
+    """Raises DatasetError for a column's name that is no text that can be written, or that comes twice."""
+    seen = set()
+    for name in names:
+        if not isinstance(name, str) or "\0" in name or not _can_be_written(name):
+            raise DatasetError(
+                f"{where} has a column named {name!r}; a column's name is text, without NUL or half characters. "
+                "Rename it."
+            )
+        if name in seen:
+            raise DatasetError(
+                f"{where} has several columns named {name!r}. Rename all but one, or drop them."
+            )
+        seen.add(name)
 
 
 def frozen(name: str, cells: Any) -> Any:

@@ -196,6 +196,24 @@ def test_a_frames_columns_that_make_no_table_are_named():
         load_data(halves)
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([1, "1"], "has several columns named '1'"),
+        (["a\0b"], r"has a column named 'a\\x00b'; a column's name is text, without NUL"),
+        (["a\udfff"], r"has a column named 'a\\udfff'; a column's name is text, without NUL or half"),
+    ],
+)
+def test_columns_names_that_make_no_table_are_named_in_every_source_of_columns(names, said):
+    import pandas
+
+    columns = {name: ["x"] for name in names}
+    frame = pandas.DataFrame([["x" for _ in names]], columns=pandas.Index(names, dtype=object))
+    for source, where in ((columns, "the dict"), (frame, "the DataFrame")):
+        with pytest.raises(DatasetError, match=f"{where} {said}"):
+            load_data(source)
+
+
 def test_objects_of_different_shapes_in_a_column_are_kept_as_text():
     import pandas
 
@@ -353,7 +371,7 @@ def test_a_url_is_fetched_and_read(jsonl: Path):
         server.shutdown()
 
 
-@pytest.mark.parametrize("name", ["a\0b", 3])
+@pytest.mark.parametrize("name", ["a\0b", 3, "a\udfff"])
 def test_a_column_s_name_that_is_no_plain_text_is_refused(name: str | int):
     with pytest.raises(DatasetError, match="a column's name is text"):
         load_data([{name: "x"}])
