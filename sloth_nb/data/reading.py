@@ -8,6 +8,7 @@ from typing import Any
 
 from sloth_nb.data.formats import COMPRESSED, SUFFIXES, OnError, Skipped, is_readable, read_rows, read_table
 from sloth_nb.data.tables import (
+    NOT_MADE,
     check_names,
     columns_to_dataset,
     concat_tables,
@@ -87,15 +88,6 @@ def _name_of(source: Any) -> str:
     return str(source) if isinstance(source, (str, os.PathLike)) else f"The {type(source).__name__}"
 
 
-# What datasets' own conversions end in, where a column can't be made.
-_NOT_MADE = (
-    TypeError,
-    ValueError,
-    OverflowError,
-    NotImplementedError,
-)  # Arrow's and Unicode's are among them
-
-
 def _from_columns(source: Mapping[Any, Any]) -> Any:
     """A Dataset of a dict of columns, by ``datasets``' own rules; what these refuse is named, or kept as JSON text."""
     import datasets
@@ -106,10 +98,12 @@ def _from_columns(source: Mapping[Any, Any]) -> Any:
                 f"Column {name!r} of the dict is a {type(cells).__name__}, not a list with a cell for each row."
             )
     check_names(map(str, source), "the dict")
-    columns = {str(name): frozen(name, cells) for name, cells in source.items()}
+    columns = {
+        str(name): cells if hasattr(cells, "__len__") else list(cells) for name, cells in source.items()
+    }
     try:
-        return datasets.Dataset.from_dict(columns)
-    except _NOT_MADE:
+        return datasets.Dataset.from_dict({name: frozen(name, cells) for name, cells in columns.items()})
+    except NOT_MADE:
         return columns_to_dataset({name: list(cells) for name, cells in columns.items()}, "the dict")
 
 

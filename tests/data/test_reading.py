@@ -1,10 +1,12 @@
 """Reading: every usual file becomes rows, and a broken one says where it breaks."""
 
+import datetime
 import gzip
 import json
 from pathlib import Path
 
 import datasets
+import numpy
 import pytest
 
 from sloth_nb.data import load_data
@@ -194,6 +196,45 @@ def test_a_frames_columns_that_make_no_table_are_named():
     halves = pandas.DataFrame({"text": pandas.Series(HALF["text"], dtype=object)})
     with pytest.raises(DatasetError, match="row 2 of the DataFrame, column 'text'"):
         load_data(halves)
+
+
+DATED = {"n": "x", "on": datetime.date(2026, 1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ([{"m": object()}], r"column 'm' of the list holds object, which can't be kept"),
+        (
+            [{"m": {(1, 2): "a\udfff"}}],
+            r"column 'm' of the list holds dict, which can't be kept \(keys must be str",
+        ),
+        (
+            [{"m": {"n": 1}}, {"m": DATED}],
+            r"'m' of the list holds dict, .* \(Object of type date is not JSON",
+        ),
+        ({"m": [{"n": 1}, DATED]}, r"'m' of the dict holds dict, .* \(Object of type date is not JSON"),
+        ([{"arguments": DATED}], r"'arguments' of the list holds dict, .* \(Object of type date is not JSON"),
+        ({"m": [numpy.array([1j])]}, r"'m' of the dict holds ndarray, which can't be kept"),
+        (
+            {"m": [numpy.array(["a\udfff"], dtype=object)]},
+            r"row 1 of the dict, column 'm': it holds '\\udfff'",
+        ),
+        ([{"m": {"n": 1}}, {"m": {"n": "a\udfff"}}], r"row 2 of the list, column 'm': it holds '\\udfff'"),
+    ],
+)
+def test_cells_that_no_table_can_keep_are_named(source, said):
+    with pytest.raises(DatasetError, match=said):
+        load_data(source)
+
+
+def test_dates_in_objects_of_which_some_files_hold_text_are_named(tmp_path: Path):
+    datasets.Dataset.from_list([{"m": DATED}]).to_parquet(tmp_path / "a.parquet")
+    datasets.Dataset.from_list([{"m": json.dumps({"n": 1})}]).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(
+        DatasetError, match=r"column 'm' of .* holds dict, .* \(Object of type date is not JSON"
+    ):
+        load_data(tmp_path)
 
 
 @pytest.mark.parametrize(
