@@ -357,6 +357,26 @@ def test_a_file_that_is_marked_as_utf_16_is_named_so_and_read_when_told(
     assert load_data(path, encoding="utf-16").to_list() == expected
 
 
+@pytest.mark.parametrize("encoding", ["u16", "utf 16", "UTF_16"])
+def test_an_encoding_may_be_named_as_python_lets_it_be(tmp_path: Path, encoding: str):
+    path = write(tmp_path / "a.jsonl", '{"text": "café"}\n{"text": "thé"}\n', "utf-16")
+    assert load_data(path, encoding=encoding)["text"][:] == ["café", "thé"]
+
+
+@pytest.mark.parametrize("encoding", ["utf8", "UTF-8", "u8"])
+def test_a_byte_order_mark_is_passed_over_however_utf_8_is_named(tmp_path: Path, encoding: str):
+    path = write(tmp_path / "a.csv", "text\ncafé\n", "utf-8-sig")
+    assert load_data(path, encoding=encoding).to_list() == [{"text": "café"}]
+
+
+@pytest.mark.parametrize("encoding", ["nonsense", "rot13", ""])
+@pytest.mark.parametrize("written", ["utf-8", "utf-16"])
+def test_an_encoding_that_python_doesnt_know_is_named(tmp_path: Path, written: str, encoding: str):
+    path = write(tmp_path / "a.jsonl", '{"text": "a"}\n', written)
+    with pytest.raises(DatasetError, match=f"There is no text encoding '{encoding}'"):
+        load_data(path, encoding=encoding)
+
+
 @pytest.mark.parametrize("half", [r"a \ud83d b", r"\udE00", r"\uDE00\uD83D", "a \ud83d b"])
 def test_half_a_character_breaks_its_line_alone(tmp_path: Path, half: str):
     lines = [r'{"text": "whole \ud83d\ude00"}', f'{{"text": "{half}"}}', '{"text": "é"}']
