@@ -1,5 +1,6 @@
 """File formats: each reader yields rows or a table, decompresses on the way, and names what is broken."""
 
+import codecs
 import csv
 import io
 import json
@@ -19,12 +20,13 @@ __all__ = [
     "parse_row",
     "read_rows",
     "read_table",
+    "refuse_wide",
     "suffix_of",
 ]
 
 OnError = Literal["raise", "skip"]
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2"}
-_WIDE = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # the marks that such a file begins with
+_WIDE = (b"\xff\xfe", b"\xfe\xff")  # the marks that a UTF-16 file begins with
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")  # may be half a character: a surrogate
 PIECE = 1 << 20  # characters of running text that one row holds at least, when a text is longer
 
@@ -78,8 +80,9 @@ def read_rows(
     Args:
         skipped: broken rows are added here when ``on_error`` is ``"skip"``.
     Raises:
-        DatasetError: a row is broken (with its line), or the format isn't known.
+        DatasetError: a row is broken (with its line), or the format or the encoding isn't known.
     """
+    encoding = _known(encoding)
     suffix = suffix_of(path)[0]
     reader = _ROWS.get(suffix)
     if reader is None:
@@ -89,7 +92,7 @@ def read_rows(
         )
     bad = skipped if skipped is not None else Skipped()
     try:
-        _refuse_wide(path, encoding)
+        refuse_wide(path, encoding)
         yield from reader(path, on_error, bad, encoding)
     except UnicodeDecodeError as error:
         raise DatasetError(_encoding(path, error)) from error
@@ -108,19 +111,31 @@ def _encoding(path: Path, error: UnicodeDecodeError) -> str:
     )
 
 
-def _refuse_wide(path: Path, encoding: str) -> None:
-    with open_bytes(path) as file:
-        wide = _WIDE.get(file.read(2))
-    if wide and not _is_wide(encoding):
+def _known(encoding: str) -> str:
+    """An encoding by Python's own name for it: utf-16 for u16."""
+    try:
+        " ".encode(encoding)  # a codec that isn't of texts is refused too
+    except LookupError as error:
         raise DatasetError(
-            f"{path.name} is {wide.upper()}, as its first two bytes say, not {encoding.upper()}. Save it as UTF-8, or "
-            f'say what it is: load_data("{path.name}", encoding="{wide}").'
+            f'There is no text encoding {encoding!r}. Name one that Python knows, such as encoding="latin-1".'
+        ) from error
+    return codecs.lookup(encoding).name
+
+
+def refuse_wide(path: Path, encoding: str = "utf-8") -> None:
+    """Raises DatasetError for a file that says of itself that it is UTF-16, when it is to be read as something else."""
+    with open_bytes(path) as file:
+        marked = file.read(2) in _WIDE
+    if marked and not _is_wide(encoding):
+        raise DatasetError(
+            f"{path.name} is UTF-16, as its first two bytes say, not {encoding.upper()}. Save it as UTF-8, or "
+            f'say what it is: load_data("{path.name}", encoding="utf-16").'
         )
 
 
 def _is_wide(encoding: str) -> bool:
     """Whether a line's end takes more than one byte."""
-    return encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32", "utf16", "utf32"))
+    return _known(encoding).startswith(("utf-16", "utf-32"))
 
 
 def parse_row(raw: bytes, encoding: str = "utf-8") -> dict[str, Any]:

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from sloth_nb.data.formats import COMPRESSED, SUFFIXES, OnError, Skipped, is_readable, read_rows, read_table
-from sloth_nb.data.tables import columns_to_dataset, concat_tables, rows_to_dataset, rows_to_table
+from sloth_nb.data.tables import (
+    NOT_MADE,
+    check_names,
+    columns_to_dataset,
+    concat_tables,
+    frozen,
+    rows_to_dataset,
+    rows_to_table,
+)
 from sloth_nb.errors import DatasetError
 from sloth_nb.interrupts import told
 from sloth_nb.notices import warn
@@ -80,15 +88,6 @@ def _name_of(source: Any) -> str:
     return str(source) if isinstance(source, (str, os.PathLike)) else f"The {type(source).__name__}"
 
 
-# What datasets' own conversions end in, where a column can't be made.
-_NOT_MADE = (
-    TypeError,
-    ValueError,
-    OverflowError,
-    NotImplementedError,
-)  # Arrow's and Unicode's are among them
-
-
 def _from_columns(source: Mapping[Any, Any]) -> Any:
     """A Dataset of a dict of columns, by ``datasets``' own rules; what these refuse is named, or kept as JSON text."""
     import datasets
@@ -98,25 +97,23 @@ def _from_columns(source: Mapping[Any, Any]) -> Any:
             raise DatasetError(
                 f"Column {name!r} of the dict is a {type(cells).__name__}, not a list with a cell for each row."
             )
-    columns = {name: cells if hasattr(cells, "__len__") else list(cells) for name, cells in source.items()}
+    check_names(map(str, source), "the dict")
+    columns = {
+        str(name): cells if hasattr(cells, "__len__") else list(cells) for name, cells in source.items()
+    }
     try:
-        return datasets.Dataset.from_dict(columns)
-    except _NOT_MADE:
+        return datasets.Dataset.from_dict({name: frozen(name, cells) for name, cells in columns.items()})
+    except NOT_MADE:
         return columns_to_dataset({name: list(cells) for name, cells in columns.items()}, "the dict")
 
 
 def _from_pandas(frame: Any) -> Any:
-    import datasets
-
-    if twice := frame.columns[frame.columns.duplicated()].tolist():
-        raise DatasetError(
-            f"The DataFrame has several columns named {twice[0]!r}. Rename all but one, or drop them."
-        )
-    try:
-        return datasets.Dataset.from_pandas(frame, preserve_index=False)
-    except _NOT_MADE:
-        cells = frame.astype(object).where(frame.notna(), None)
-        return columns_to_dataset({name: cells[name].tolist() for name in cells}, "the DataFrame")
+    check_names(map(str, frame.columns), "the DataFrame")
+    columns = {
+        str(name): cells.astype(object).where(cells.notna(), None) if cells.dtype.kind == "O" else cells
+        for name, cells in frame.items()
+    }
+    return columns_to_dataset(columns, "the DataFrame")
 
 
 def _from_frame(source: Any) -> Any | None:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from sloth_nb.data.formats import json_reason, parse_row, read_rows, suffix_of
+from sloth_nb.data.formats import json_reason, parse_row, read_rows, refuse_wide, suffix_of
 from sloth_nb.data.reading import find_files, load_data
 
 __all__ = ["FoundRows", "Rows", "open_rows"]
@@ -59,6 +59,7 @@ class LineRows:
     BROKEN = "(not a row)"
 
     def __init__(self, path: Path):
+        refuse_wide(path)
         self.path = path
         self.size = path.stat().st_size
         self._marks, self._places = [0], [0]  # some lines' numbers, and where they begin

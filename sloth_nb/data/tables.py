@@ -8,13 +8,24 @@ from typing import Any
 from sloth_nb.data.formats import json_kind, json_reason
 from sloth_nb.errors import DatasetError
 
-__all__ = ["columns_to_dataset", "concat_tables", "rows_to_dataset", "rows_to_table"]
+__all__ = [
+    "NOT_MADE",
+    "check_names",
+    "columns_to_dataset",
+    "concat_tables",
+    "frozen",
+    "rows_to_dataset",
+    "rows_to_table",
+]
 
 BATCH = 10_000
 
 # Their values are objects of free shape. Arrow would give every row the union of all rows' keys (filled with
 # nulls), which changes what a template prints: they are kept as JSON text and parsed when a row is used.
 FREE_FORM = {"tools", "functions", "arguments", "parameters"}
+
+# What a conversion ends in, where a column can't be made. Arrow's and Unicode's own errors are among them.
+NOT_MADE = (TypeError, ValueError, OverflowError, NotImplementedError)
 
 
 def rows_to_dataset(rows: Iterable[Any], where: str) -> Any:
@@ -28,8 +39,8 @@ def rows_to_dataset(rows: Iterable[Any], where: str) -> Any:
     return datasets.Dataset(rows_to_table(rows, where))
 
 
-def columns_to_dataset(columns: Mapping[Any, list[Any]], where: str) -> Any:
-    """A Dataset of whole columns, of texts and numbers or of objects of any shape.
+def columns_to_dataset(columns: Mapping[str, Any], where: str) -> Any:
+    """A Dataset of whole columns: lists of texts and numbers or of objects of any shape, or typed arrays.
 
     Raises:
         DatasetError: columns of different lengths, or one that mixes types or can't be written (names it).
@@ -41,10 +52,7 @@ def columns_to_dataset(columns: Mapping[Any, list[Any]], where: str) -> Any:
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name!r} {length:,}" for name, length in lengths.items())
         raise DatasetError(f"the columns of {where} have different numbers of rows: {found}.")
-    arrays = {
-        str(name): _array(str(name), [_freeze(cell, name) for cell in cells], where, 0)
-        for name, cells in columns.items()
-    }
+    arrays = {name: _array(name, cells, where, 0) for name, cells in columns.items()}
     return datasets.Dataset(pyarrow.table(arrays))
 
 
@@ -68,10 +76,31 @@ def _batch(rows: list[Any], where: str, before: int) -> Any:
         if not isinstance(row, dict):
             raise DatasetError(f"row {number:,} of {where} is {json_kind(row)}, not a dict of columns.")
         names.update(dict.fromkeys(row))
-    if bad := [name for name in names if not isinstance(name, str) or "\0" in name]:
-        raise DatasetError(f"{where} has a column named {bad[0]!r}; a column's name is text, without NUL.")
-    columns = {name: [_freeze(row.get(name), name) for row in rows] for name in names}
+    check_names(names, where)
+    columns = {name: [row.get(name) for row in rows] for name in names}
     return pyarrow.table({name: _array(name, cells, where, before) for name, cells in columns.items()})
+
+
+def check_names(names: Iterable[Any], where: str) -> None:
+    """Raises DatasetError for a column's name that is no text that can be written, or that comes twice."""
+    seen = set()
+    for name in names:
+        if not isinstance(name, str) or "\0" in name or not _can_be_written(name):
+            raise DatasetError(
+                f"{where} has a column named {name!r}; a column's name is text, without NUL or half characters. "
+                "Rename it."
+            )
+        if name in seen:
+            raise DatasetError(
+                f"{where} has several columns named {name!r}. Rename all but one, or drop them."
+            )
+        seen.add(name)
+
+
+def frozen(name: str, cells: Any) -> Any:
+    """A column's cells with the objects of free shape in them as JSON text; typed arrays, which hold none, as given."""
+    typed = str(getattr(cells, "dtype", "object")) != "object"
+    return cells if typed else [_freeze(cell, name) for cell in cells]
 
 
 def _freeze(value: Any, key: str | None = None) -> Any:
@@ -84,39 +113,48 @@ def _freeze(value: Any, key: str | None = None) -> Any:
     return value
 
 
-def _array(name: str, cells: list[Any], where: str, before: int) -> Any:
+def _array(name: str, cells: Any, where: str, before: int) -> Any:
     import pyarrow
 
     try:
+        cells = frozen(name, cells)
         return pyarrow.array(cells)
     except UnicodeEncodeError as error:
         raise DatasetError(_half(name, cells, where, before, error)) from error
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError) as error:
+    except NOT_MADE as error:
         if all(cell is None or isinstance(cell, (dict, list)) for cell in cells):
-            # Objects of different shapes (texts beside lists of parts, say): JSON text loses nothing of them.
-            return pyarrow.array([_as_json(cell) for cell in cells])
+            return _as_json(name, cells, where, before)
         raise DatasetError(_mixed(name, cells, where, before, error)) from error
 
 
-def _as_json(cell: Any) -> str | None:
-    return None if cell is None else json.dumps(cell, ensure_ascii=False)
+def _as_json(name: str, cells: list[Any], where: str, before: int) -> Any:
+    """Objects of different shapes (texts beside lists of parts, say) as JSON text, which loses nothing of them."""
+    try:
+        texts = [None if cell is None else json.dumps(cell, ensure_ascii=False) for cell in cells]
+    except NOT_MADE as error:
+        raise DatasetError(_mixed(name, cells, where, before, error)) from error
+    return _array(name, texts, where, before)
 
 
-def _half(name: str, cells: list[Any], where: str, before: int, error: UnicodeEncodeError) -> str:
+def _half(name: str, cells: Any, where: str, before: int, error: UnicodeEncodeError) -> str:
     """What to say of a column of which some text can't be written as UTF-8."""
     numbers = (n for n, cell in enumerate(cells, before + 1) if not _can_be_written(cell))
     return f"row {next(numbers):,} of {where}, column {name!r}: {json_reason(error)}. Mend the row, or leave it out."
 
 
 def _can_be_written(cell: Any) -> bool:
+    import pyarrow
+
     try:
-        json.dumps(cell, ensure_ascii=False, default=str).encode()
+        pyarrow.array([cell])
     except UnicodeEncodeError:
         return False
+    except NOT_MADE:
+        pass
     return True
 
 
-def _mixed(name: str, cells: list[Any], where: str, before: int, error: Exception) -> str:
+def _mixed(name: str, cells: Any, where: str, before: int, error: Exception) -> str:
     kinds: dict[str, int] = {}
     for number, value in enumerate(cells, before + 1):
         if value is not None:
@@ -124,7 +162,10 @@ def _mixed(name: str, cells: list[Any], where: str, before: int, error: Exceptio
     if len(kinds) > 1:
         found = ", ".join(f"{kind} (first in row {number:,})" for kind, number in kinds.items())
         return f"column {name!r} of {where} mixes types: {found}. Make them one type."
-    return f"column {name!r} of {where} has rows of different shapes ({error})."
+    return (
+        f"column {name!r} of {where} holds {', '.join(kinds)}, which can't be kept ({error}). "
+        "Make it texts, numbers, or lists and dicts of them."
+    )
 
 
 def concat_tables(tables: list[Any], where: str) -> Any:
@@ -163,7 +204,7 @@ def _made_alike(tables: list[Any], where: str) -> Iterator[Any]:
                 and found == objects | texts
                 and table.schema.field(name).type in objects
             ):
-                cells = pyarrow.array([_as_json(cell) for cell in table.column(name).to_pylist()])
+                cells = _as_json(name, table.column(name).to_pylist(), where, 0)
                 table = table.set_column(table.column_names.index(name), name, cells)
         yield table
 

@@ -1,10 +1,12 @@
 """Reading: every usual file becomes rows, and a broken one says where it breaks."""
 
+import datetime
 import gzip
 import json
 from pathlib import Path
 
 import datasets
+import numpy
 import pytest
 
 from sloth_nb.data import load_data
@@ -196,12 +198,98 @@ def test_a_frames_columns_that_make_no_table_are_named():
         load_data(halves)
 
 
+DATED = {"n": "x", "on": datetime.date(2026, 1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ([{"m": object()}], r"column 'm' of the list holds object, which can't be kept"),
+        (
+            [{"m": {(1, 2): "a\udfff"}}],
+            r"column 'm' of the list holds dict, which can't be kept \(keys must be str",
+        ),
+        (
+            [{"m": {"n": 1}}, {"m": DATED}],
+            r"'m' of the list holds dict, .* \(Object of type date is not JSON",
+        ),
+        ({"m": [{"n": 1}, DATED]}, r"'m' of the dict holds dict, .* \(Object of type date is not JSON"),
+        ([{"arguments": DATED}], r"'arguments' of the list holds dict, .* \(Object of type date is not JSON"),
+        ({"m": [numpy.array([1j])]}, r"'m' of the dict holds ndarray, which can't be kept"),
+        (
+            {"m": [numpy.array(["a\udfff"], dtype=object)]},
+            r"row 1 of the dict, column 'm': it holds '\\udfff'",
+        ),
+        ([{"m": {"n": 1}}, {"m": {"n": "a\udfff"}}], r"row 2 of the list, column 'm': it holds '\\udfff'"),
+    ],
+)
+def test_cells_that_no_table_can_keep_are_named(source, said):
+    with pytest.raises(DatasetError, match=said):
+        load_data(source)
+
+
+def test_dates_in_objects_of_which_some_files_hold_text_are_named(tmp_path: Path):
+    datasets.Dataset.from_list([{"m": DATED}]).to_parquet(tmp_path / "a.parquet")
+    datasets.Dataset.from_list([{"m": json.dumps({"n": 1})}]).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(
+        DatasetError, match=r"column 'm' of .* holds dict, .* \(Object of type date is not JSON"
+    ):
+        load_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([1, "1"], "has several columns named '1'"),
+        (["a\0b"], r"has a column named 'a\\x00b'; a column's name is text, without NUL"),
+        (["a\udfff"], r"has a column named 'a\\udfff'; a column's name is text, without NUL or half"),
+    ],
+)
+def test_columns_names_that_make_no_table_are_named_in_every_source_of_columns(names, said):
+    import pandas
+
+    columns = {name: ["x"] for name in names}
+    frame = pandas.DataFrame([["x" for _ in names]], columns=pandas.Index(names, dtype=object))
+    for source, where in ((columns, "the dict"), (frame, "the DataFrame")):
+        with pytest.raises(DatasetError, match=f"{where} {said}"):
+            load_data(source)
+
+
 def test_objects_of_different_shapes_in_a_column_are_kept_as_text():
     import pandas
 
     cells = [[{"role": "user", "content": "a"}], [{"role": "user", "content": [{"type": "text"}]}]]
     for source in ({"messages": cells}, pandas.DataFrame({"messages": cells}), {"messages": iter(cells)}):
         assert [json.loads(row) for row in load_data(source)["messages"]] == cells
+
+
+def test_tool_arguments_keep_their_own_keys_in_every_source_of_columns():
+    import pandas
+
+    calls = [[{"function": {"name": "f", "arguments": cell}}] for cell in ({"x": 1}, {"y": None, "z": "k"})]
+    tools = [[{"name": "f", "parameters": {key: {}}}] for key in "xy"]
+    columns = {"tool_calls": calls, "tools": tools, "n": [1, 2]}
+    frame = pandas.DataFrame(columns)
+    expected = load_data(
+        [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    )
+    assert [json.loads(c[0]["function"]["arguments"]) for c in expected["tool_calls"]] == [
+        {"x": 1},
+        {"y": None, "z": "k"},
+    ]
+    for source in (columns, {name: iter(cells) for name, cells in columns.items()}, frame):
+        assert load_data(source).to_list() == expected.to_list()
+    assert frame["tool_calls"].tolist() == calls and frame["tools"].tolist() == tools
+
+
+def test_a_frames_typed_columns_keep_their_types():
+    import pandas
+
+    numbers, moments = pandas.array([1, None], dtype="Int64"), pandas.to_datetime(["2026-01-01", None])
+    frame = pandas.DataFrame({"n": numbers, "t": moments, "c": pandas.Categorical(["a", None])})
+    data = load_data(frame)
+    assert [data.features[name].dtype for name in frame] == ["int64", f"timestamp[{moments.unit}]", "string"]
+    assert data[1] == {"n": None, "t": None, "c": None}
 
 
 def test_a_stream_passes_through():
@@ -269,6 +357,26 @@ def test_a_file_that_is_marked_as_utf_16_is_named_so_and_read_when_told(
     assert load_data(path, encoding="utf-16").to_list() == expected
 
 
+@pytest.mark.parametrize("encoding", ["u16", "utf 16", "UTF_16"])
+def test_an_encoding_may_be_named_as_python_lets_it_be(tmp_path: Path, encoding: str):
+    path = write(tmp_path / "a.jsonl", '{"text": "café"}\n{"text": "thé"}\n', "utf-16")
+    assert load_data(path, encoding=encoding)["text"][:] == ["café", "thé"]
+
+
+@pytest.mark.parametrize("encoding", ["utf8", "UTF-8", "u8"])
+def test_a_byte_order_mark_is_passed_over_however_utf_8_is_named(tmp_path: Path, encoding: str):
+    path = write(tmp_path / "a.csv", "text\ncafé\n", "utf-8-sig")
+    assert load_data(path, encoding=encoding).to_list() == [{"text": "café"}]
+
+
+@pytest.mark.parametrize("encoding", ["nonsense", "rot13", ""])
+@pytest.mark.parametrize("written", ["utf-8", "utf-16"])
+def test_an_encoding_that_python_doesnt_know_is_named(tmp_path: Path, written: str, encoding: str):
+    path = write(tmp_path / "a.jsonl", '{"text": "a"}\n', written)
+    with pytest.raises(DatasetError, match=f"There is no text encoding '{encoding}'"):
+        load_data(path, encoding=encoding)
+
+
 @pytest.mark.parametrize("half", [r"a \ud83d b", r"\udE00", r"\uDE00\uD83D", "a \ud83d b"])
 def test_half_a_character_breaks_its_line_alone(tmp_path: Path, half: str):
     lines = [r'{"text": "whole \ud83d\ude00"}', f'{{"text": "{half}"}}', '{"text": "é"}']
@@ -324,7 +432,7 @@ def test_a_url_is_fetched_and_read(jsonl: Path):
         server.shutdown()
 
 
-@pytest.mark.parametrize("name", ["a\0b", 3])
+@pytest.mark.parametrize("name", ["a\0b", 3, "a\udfff"])
 def test_a_column_s_name_that_is_no_plain_text_is_refused(name: str | int):
     with pytest.raises(DatasetError, match="a column's name is text"):
         load_data([{name: "x"}])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sloth_nb.data import open_rows
 from sloth_nb.data.rows import LineRows, StreamRows
+from sloth_nb.errors import DatasetError
 
 ROWS = [{"n": i, "text": f"row {i}"} for i in range(5000)]
 
@@ -79,6 +80,13 @@ def test_a_broken_line_is_a_row_that_says_so(tmp_path: Path):
     said = [row.get(LineRows.BROKEN, row.get("a")) for row in page]
     assert said[0] == 1 and said[4] == 2
     assert [text.split(":")[0].split(" holds")[0] for text in said[1:4]] == ["line 2", "line 3", "line 4"]
+
+
+def test_a_file_that_is_marked_as_utf_16_is_named_so(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n', encoding="utf-16")
+    with pytest.raises(DatasetError, match=r"a.jsonl is UTF-16, .*, not UTF-8\. Save it as UTF-8"):
+        open_rows(path)
 
 
 def test_a_stream_holds_few_rows_however_far_it_is_read():
