@@ -119,6 +119,14 @@ def test_our_own_config_stays_the_same_object():
     assert config.max_length == 77 and config.was_given("max_length")
 
 
+def test_what_is_set_in_our_own_config_is_looked_at_too():
+    config = SFTConfig()
+    with pytest.raises(TrainingError, match=r"SFTConfig\(learning_rate='2e-4'\): this is text"):
+        SFTConfig.of(config, learning_rate="2e-4")
+    with pytest.raises(TrainingError, match=r"SFTConfig\(learning_rate='2e-4'\): this is text"):
+        SFTConfig.of(config)
+
+
 def test_checkpointing_is_left_to_the_trainer_and_the_request_remembered():
     assert SFTConfig().asked_checkpointing is None
     config = SFTConfig(gradient_checkpointing="unsloth")
