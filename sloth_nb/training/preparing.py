@@ -55,9 +55,9 @@ def tokenised(
     Raises:
         DatasetError: see ``sloth_nb.data.prepare``.
     """
-    if is_tokenised(source):
-        return source, None
     rows, mapping = _rows_of(source, args), args.mapping
+    if is_tokenised(rows):
+        return rows, None
     if formatting_func is not None:
         rows, mapping = Dataset.from_dict({"text": list(formatted(rows, formatting_func))}), {"text": "text"}
     elif mapping is None:

@@ -260,6 +260,22 @@ def test_of_several_splits_the_one_for_training_is_taken(make_trainer, talks, ca
         make_trainer(trainer={"train_dataset": splits})
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        Dataset.from_list,
+        list,
+        lambda rows: DatasetDict(train=Dataset.from_list(rows)),
+        lambda rows: DatasetDict(train=Dataset.from_list(rows), test=Dataset.from_list(rows)),
+    ],
+    ids=["data set", "list", "one split", "two splits"],
+)
+def test_rows_that_are_tokenised_stay_as_they_are_whatever_they_come_in(make_trainer, form):
+    rows = [{"input_ids": [5] * 200, "labels": [5] * 200}]
+    trainer = make_trainer(trainer={"train_dataset": form(rows)}, max_length=64)
+    assert len(trainer.train_dataset[0]["input_ids"]) == 200
+
+
 def test_a_collator_that_would_overwrite_the_mask_is_replaced_and_said(make_trainer, shared_tokenizer):
     with pytest.warns(SlothWarning, match="DataCollatorForLanguageModeling.*learn every token"):
         trainer = make_trainer(
