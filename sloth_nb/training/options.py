@@ -30,7 +30,9 @@ def check_options(config: Any) -> None:
         value = getattr(config, option.name, None)
         kinds = _kinds_of(option.type)
         if isinstance(value, str) and kinds <= {int, float, bool}:
-            raise TrainingError(f"{owner}({option.name}={value!r}): this is text, and {_instead_of(value, kinds)}")
+            raise TrainingError(
+                f"{owner}({option.name}={value!r}): this is text, and {_instead_of(value, kinds)}"
+            )
         if value is None and option.type in (int, float, bool):
             raise TrainingError(
                 f"{owner}({option.name}=None): it needs a value. Leave it out for the default, {option.default!r}."
@@ -46,4 +48,6 @@ def _instead_of(text: str, kinds: set[Any]) -> str:
         return "True or False is needed. Write it without quotes."
     number = "float" if float in kinds else "int"
     yaml = " (YAML takes 2e-4 for text)" if re.fullmatch(r"[\d.]+e[-+]?\d+", text, re.IGNORECASE) else ""
-    return f"a number is needed. Write it without quotes, or as {number}(…) of what was read from a file{yaml}."
+    return (
+        f"a number is needed. Write it without quotes, or as {number}(…) of what was read from a file{yaml}."
+    )
