@@ -260,6 +260,31 @@ def test_of_several_splits_the_one_for_training_is_taken(make_trainer, talks, ca
         make_trainer(trainer={"train_dataset": splits})
 
 
+def saved_to_disk(splits: DatasetDict, folder) -> str:
+    splits.save_to_disk(folder)
+    return str(folder)
+
+
+def in_files(splits: DatasetDict, folder) -> str:
+    folder.mkdir()
+    for name, rows in splits.items():
+        rows.to_json(folder / f"{name}.jsonl")
+    return str(folder)
+
+
+@pytest.mark.parametrize("form", [saved_to_disk, in_files], ids=lambda form: form.__name__)
+def test_so_it_is_of_splits_in_a_folder_but_not_for_measuring(make_trainer, talks, capsys, tmp_path, form):
+    splits = DatasetDict(train=Dataset.from_list(talks[:3]), test=Dataset.from_list(talks))
+    folder = form(splits, tmp_path / "both")
+    assert len(make_trainer(trainer={"train_dataset": folder}).train_dataset) == 3
+    assert "splits 'train' is trained on; left out: 'test'" in capsys.readouterr().out
+    with pytest.raises(DatasetError, match="Say which split to use"):
+        make_trainer(trainer={"eval_dataset": folder})
+    splits["validation"] = splits.pop("train")
+    with pytest.raises(DatasetError, match=r"splits 'test', 'validation'.*load_data\(…, split='test'\)"):
+        make_trainer(trainer={"train_dataset": form(splits, tmp_path / "neither")})
+
+
 @pytest.mark.parametrize(
     "form",
     [
