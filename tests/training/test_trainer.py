@@ -313,6 +313,37 @@ def test_a_collator_that_would_overwrite_the_mask_is_replaced_and_said(make_trai
     assert make_trainer(trainer={"data_collator": own}).data_collator is own
 
 
+class NamedAnew(DataCollatorForLanguageModeling):
+    pass
+
+
+class MakesItsOwn(DataCollatorForLanguageModeling):
+    def torch_call(self, examples):
+        return super().torch_call(examples)
+
+
+@pytest.mark.parametrize(("form", "replaced"), [(NamedAnew, True), (MakesItsOwn, False)])
+def test_a_collator_is_kept_or_replaced_aloud_alike_before_and_after_the_trainer_is_made(
+    make_trainer, shared_tokenizer, form, replaced
+):
+    from sloth_nb.data import train_on_responses_only
+
+    given = form(shared_tokenizer, mlm=False)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trainer = make_trainer(trainer={"data_collator": given})
+    assert (trainer.data_collator is not given) == replaced == _tells_of(form, said)
+    trainer.data_collator = given
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        train_on_responses_only(trainer)
+    assert (trainer.data_collator is not given) == replaced == _tells_of(form, said)
+
+
+def _tells_of(form, said) -> bool:
+    return any(form.__name__ in str(warning.message) for warning in said)
+
+
 def test_packed_rows_see_no_neighbours(make_trainer):
     """The packed loss is the token-weighted loss of the rows alone."""
     packed = make_trainer(
