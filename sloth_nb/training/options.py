@@ -1,4 +1,4 @@
-"""Options that can't be meant: a number or a bool written as text, a batch of nothing. Each is refused in a sentence."""
+"""Options that can't be meant: text where a number or a bool belongs, a batch of nothing. Each is refused aloud."""
 
 import dataclasses
 import numbers

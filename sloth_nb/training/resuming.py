@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sloth_nb.errors import TrainingError
+from sloth_nb.models.sources import ADAPTER_FILE
 from sloth_nb.notices import warn
 from sloth_nb.training.checkpoints import STATE_FILE, checkpoints, is_whole, names_of
 from sloth_nb.training.config import SFTConfig
@@ -14,7 +15,6 @@ from sloth_nb.training.events import read_events
 
 __all__ = ["check_resumable", "last_checkpoint", "tell_of_older_ones"]
 
-_ADAPTER_FILE = "adapter_config.json"
 _SHAPES = ("peft_type", "r", "rank_pattern", "target_modules", "modules_to_save", "use_dora")
 
 
@@ -125,7 +125,7 @@ def check_resumable(path: Path, args: SFTConfig, model: Any) -> None:
 def _unlike(path: Path, model: Any) -> Iterator[str]:
     """What sets the checkpoint's adapter apart from the model's, each in a few words."""
     configs = getattr(model, "peft_config", None)
-    file = path / _ADAPTER_FILE
+    file = path / ADAPTER_FILE
     if not configs or not file.is_file():
         if file.is_file():
             yield "it holds an adapter, and the model has none"
