@@ -4,9 +4,22 @@ from typing import Any
 
 from sloth_nb.errors import DatasetError
 
-__all__ = ["Collator"]
+__all__ = ["Collator", "overwrites_labels"]
 
 IGNORED = -100
+
+
+def overwrites_labels(collator: Any) -> bool:
+    """Whether a collator makes labels of all token ids, whatever the rows' own are.
+
+    transformers' collator of language modelling does, and so do its subclasses that leave the making to it; one
+    that makes the batch itself is its author's matter.
+    """
+    from transformers import DataCollatorForLanguageModeling as Overwriting
+
+    return isinstance(collator, Overwriting) and all(
+        getattr(type(collator), made) is getattr(Overwriting, made) for made in ("__call__", "torch_call")
+    )
 
 
 class Collator:

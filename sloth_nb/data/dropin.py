@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sloth_nb.data.collate import Collator, overwrites_labels
 from sloth_nb.data.conversation import ROLE_ALIASES, normalise_messages
 from sloth_nb.data.lint import lint_template
 from sloth_nb.data.named import resolve
@@ -252,11 +253,12 @@ def _masked(dataset: Any, relabel: Any, mask: ResponseMask, num_proc: int | None
 
 
 def _honour_labels(trainer: Any, tokenizer: Any) -> None:
-    """transformers' language-modelling collator would overwrite the labels: ours keeps them."""
-    from transformers import DataCollatorForLanguageModeling
-
-    from sloth_nb.data.collate import Collator
-
-    if isinstance(getattr(trainer, "data_collator", None), DataCollatorForLanguageModeling):
+    """A collator that would overwrite the labels is replaced by ours, which keeps them."""
+    given = getattr(trainer, "data_collator", None)
+    if overwrites_labels(given):
+        warn(
+            f"The trainer's {type(given).__name__} would overwrite the labels and learn every token; sloth_nb's own "
+            "Collator takes its place, which keeps them."
+        )
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         trainer.data_collator = Collator(pad)

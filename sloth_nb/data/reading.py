@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,16 @@ from sloth_nb.errors import DatasetError
 from sloth_nb.interrupts import told
 from sloth_nb.notices import warn
 
-__all__ = ["find_files", "load_data"]
+__all__ = ["Split", "find_files", "load_data"]
+
+Split = str | Callable[[list[str]], str] | None
 
 _SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval", "held_out")
 
 
 @told("Interrupted while the data was read: none is kept. The source is as it was.")
 def load_data(
-    source: Any, *, on_error: OnError = "raise", split: str | None = None, encoding: str = "utf-8"
+    source: Any, *, on_error: OnError = "raise", split: Split = None, encoding: str = "utf-8"
 ) -> Any:
     """The rows of ``source`` as a ``datasets.Dataset`` (a streaming one passes through).
 
@@ -38,8 +40,8 @@ def load_data(
             ``IterableDataset``.
         on_error: ``"skip"`` leaves broken lines out and warns with their number; ``"raise"`` stops at the
             first.
-        split: which split of a ``DatasetDict``, a folder or a hub data set; with one split it may be left
-            out.
+        split: which split of a ``DatasetDict``, a folder or a hub data set, or a function that chooses among
+            the names of several; with one split it may be left out.
         encoding: of text files.
     Raises:
         DatasetError: the source is missing, empty, broken, or of no known form.
@@ -72,7 +74,9 @@ def load_data(
     return dataset
 
 
-def _chosen(splits: list[str], split: str | None) -> str:
+def _chosen(splits: list[str], split: Split) -> str:
+    if callable(split):
+        split = split(splits) if len(splits) > 1 else None
     if split is None and len(splits) == 1:
         return splits[0]
     if split not in splits:
@@ -130,7 +134,7 @@ def _from_frame(source: Any) -> Any | None:
     return datasets.Dataset(source) if (package, name) == ("pyarrow", "Table") else None
 
 
-def _read_path(source: str, on_error: OnError, split: str | None, encoding: str) -> Any:
+def _read_path(source: str, on_error: OnError, split: Split, encoding: str) -> Any:
     import datasets
 
     if re.match(r"https?://", source):
@@ -143,7 +147,7 @@ def _read_path(source: str, on_error: OnError, split: str | None, encoding: str)
     return _read_files(find_files(path, split), on_error, encoding)
 
 
-def find_files(path: Path, split: str | None = None) -> list[Path]:
+def find_files(path: Path, split: Split = None) -> list[Path]:
     """The files that a path means: itself, those in a folder, or those that match a glob.
 
     Raises:
@@ -165,7 +169,7 @@ def find_files(path: Path, split: str | None = None) -> list[Path]:
     return files
 
 
-def _in_folder(folder: Path, split: str | None) -> list[Path]:
+def _in_folder(folder: Path, split: Split) -> list[Path]:
     inside = sorted(f for f in folder.rglob("*") if f.is_file() and not f.name.startswith("."))
     files = [f for f in inside if is_readable(f)]
     if not files:
@@ -173,7 +177,7 @@ def _in_folder(folder: Path, split: str | None) -> list[Path]:
         raise DatasetError(f"The folder {folder} holds no data file. Known endings: {known}.")
     splits = {file: _split_of(str(file.relative_to(folder))) for file in files}
     named = sorted({s for s in splits.values() if s})
-    if len(named) > 1 or split:
+    if len(named) > 1 or isinstance(split, str):
         chosen = _chosen(named, split)
         files = [f for f in files if splits[f] == chosen]
     ignored = sorted({f.suffix or f.name for f in inside if not is_readable(f)} - {".md", ".py"})
@@ -231,7 +235,7 @@ def _from_url(url: str, on_error: OnError, encoding: str) -> Any:
         return _read_files(find_files(file), on_error, encoding)
 
 
-def _from_hub(name: str, split: str | None) -> Any:
+def _from_hub(name: str, split: Split) -> Any:
     import datasets
 
     try:

@@ -12,6 +12,7 @@ from sloth_nb.models.context import write_positions
 from sloth_nb.models.merging import merged_model
 from sloth_nb.models.precision import is_bf16_supported
 from sloth_nb.models.settings import settings_of
+from sloth_nb.models.sources import ADAPTER_FILE
 from sloth_nb.models.weights import write_form
 from sloth_nb.models.writing import written_folder
 from sloth_nb.notices import warn
@@ -168,7 +169,7 @@ def _save_adapter(model: Any, target: Path, tokenizer: Any, state_dict: dict[str
 
 def _note_base(model: Any, folder: Path) -> None:
     """Beside an adapter: as what its base must be loaded, so that it finds again what it was trained on."""
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_FILE).is_file():
         write_form(model, folder)
         write_positions(settings_of(model).stretched_positions, folder)
 
@@ -176,7 +177,7 @@ def _note_base(model: Any, folder: Path) -> None:
 def _save_merged(
     model: Any, target: Path, tokenizer: Any, max_shard_size: int | str, variant: str | None
 ) -> None:
-    if (target / "adapter_config.json").is_file():
+    if (target / ADAPTER_FILE).is_file():
         raise ModelError(
             f"{target} holds an adapter, which would be loaded instead of the merged model. Choose another "
             "folder."

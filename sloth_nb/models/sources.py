@@ -14,9 +14,9 @@ from sloth_nb.catalog.embedded import DEFAULT_MODEL, default_model_path
 from sloth_nb.catalog.find import known, nearest
 from sloth_nb.errors import ModelError
 
-__all__ = ["HubOptions", "Source", "beside_adapter", "find_source"]
+__all__ = ["ADAPTER_FILE", "HubOptions", "Source", "beside_adapter", "find_source"]
 
-_ADAPTER_FILE = "adapter_config.json"
+ADAPTER_FILE = "adapter_config.json"
 _MODEL_FILE = "config.json"
 _TOKENIZER_FILE = "tokenizer_config.json"
 
@@ -99,8 +99,8 @@ def beside_adapter(source: Source, file: str) -> Path | None:
 
 
 def _in_folder(folder: Path, options: HubOptions) -> Source:
-    if (folder / _ADAPTER_FILE).is_file():
-        config = _read_json(folder / _ADAPTER_FILE)
+    if (folder / ADAPTER_FILE).is_file():
+        config = _read_json(folder / ADAPTER_FILE)
         return _with_base(str(folder), config, options, (folder / _TOKENIZER_FILE).is_file())
     if (folder / _MODEL_FILE).is_file():
         return Source(str(folder), options)
@@ -111,7 +111,7 @@ def _in_folder(folder: Path, options: HubOptions) -> Source:
             f"{folder} is a run's folder, not a model's. Its latest checkpoint is {latest}: load that."
         )
     found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-    raise ModelError(f"{folder} holds neither {_MODEL_FILE} nor {_ADAPTER_FILE}; it holds {found}.")
+    raise ModelError(f"{folder} holds neither {_MODEL_FILE} nor {ADAPTER_FILE}; it holds {found}.")
 
 
 def _with_base(adapter: str, config: dict[str, Any], options: HubOptions, has_tokenizer: bool) -> Source:
@@ -146,7 +146,7 @@ def _on_hub(name: str, options: HubOptions) -> Source:
 
     options = _reached(name, options)
     try:
-        config = _read_json(Path(hf_hub_download(name, _ADAPTER_FILE, **options.arguments())))
+        config = _read_json(Path(hf_hub_download(name, ADAPTER_FILE, **options.arguments())))
         try:
             hf_hub_download(name, _TOKENIZER_FILE, **options.arguments())
             has_tokenizer = True
@@ -210,7 +210,7 @@ def _hub_says(name: str, options: HubOptions, error: Exception) -> str:
         )
     elif isinstance(error, errors.EntryNotFoundError):
         why = (
-            f"{name!r} on the Hub holds neither {_MODEL_FILE} nor {_ADAPTER_FILE}, so it is no model to load."
+            f"{name!r} on the Hub holds neither {_MODEL_FILE} nor {ADAPTER_FILE}, so it is no model to load."
         )
     elif isinstance(error, errors.HFValidationError):
         why = f"{name!r} is neither a folder here nor a possible id on the Hub (owner/name)."
@@ -258,7 +258,7 @@ def _no_such_folder(path: Path) -> str:
 
 
 def _holds_model(folder: Path) -> bool:
-    return any((folder / file).is_file() for file in (_MODEL_FILE, _ADAPTER_FILE))
+    return any((folder / file).is_file() for file in (_MODEL_FILE, ADAPTER_FILE))
 
 
 def _is_path(name: str) -> bool:

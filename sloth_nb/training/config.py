@@ -138,7 +138,7 @@ class SFTConfig(trl.SFTConfig):
         transformers' own defaults for precision, checkpointing, logging and reports are taken as "not set".
 
         Raises:
-            TrainingError: these are no arguments.
+            TrainingError: these are no arguments, or ones that ``check_options`` refuses.
         """
         if isinstance(args, cls):
             if more:
@@ -146,6 +146,7 @@ class SFTConfig(trl.SFTConfig):
                 for name, value in here.items():
                     setattr(args, name, value)
                 args._given |= frozenset(here)
+            check_options(args)
             return args
         given: dict[str, Any] = {}
         if isinstance(args, Mapping):

@@ -2,15 +2,16 @@
 
 from typing import Any
 
-from datasets import Dataset, DatasetDict, IterableDatasetDict
+from datasets import Dataset
 
 from sloth_nb.data import load_data, prepare
 from sloth_nb.data.columns import columns_of
+from sloth_nb.data.reading import Split
 from sloth_nb.errors import DatasetError, TrainingError
 from sloth_nb.training.config import SFTConfig
 from sloth_nb.training.formatting import FormattingFunction, formatted
 
-__all__ = ["check_stream", "is_stream", "is_tokenised", "tokenised"]
+__all__ = ["check_stream", "is_stream", "is_tokenised", "to_train_on", "tokenised"]
 
 _DEFAULT_TEXT_FIELD = "text"  # TRL's dataset_text_field where nobody names one
 
@@ -49,15 +50,18 @@ def tokenised(
     *,
     packing: bool,
     formatting_func: FormattingFunction | None = None,
+    split: Split = None,
 ) -> tuple[Any, str | None]:
     """Rows with ``input_ids`` and ``labels``, and what became of the source (None when it was tokenised).
+
+    Of a source in several splits ``split`` names or chooses one, as in ``sloth_nb.load_data``.
 
     Raises:
         DatasetError: see ``sloth_nb.data.prepare``.
     """
-    if is_tokenised(source):
-        return source, None
-    rows, mapping = _rows_of(source, args), args.mapping
+    rows, mapping = load_data(source, on_error=args.on_error, split=split), args.mapping
+    if is_tokenised(rows):
+        return rows, None
     if formatting_func is not None:
         rows, mapping = Dataset.from_dict({"text": list(formatted(rows, formatting_func))}), {"text": "text"}
     elif mapping is None:
@@ -77,6 +81,22 @@ def tokenised(
     return prepared.dataset, str(prepared.report)
 
 
+def to_train_on(splits: list[str]) -> str:
+    """Of a data set's splits the one to train on; says which are left out.
+
+    Raises:
+        DatasetError: none of them is named for training.
+    """
+    if "train" not in splits:
+        raise DatasetError(
+            f"This data set has the splits {', '.join(map(repr, splits))}. Pass the one to train on, such as "
+            f"train_dataset=dataset[{splits[0]!r}], or load_data(…, split={splits[0]!r}) of a folder or a name."
+        )
+    others = ", ".join(repr(name) for name in splits if name != "train")
+    print(f"Of the data set's splits 'train' is trained on; left out: {others}.")
+    return "train"
+
+
 def _train_on(args: SFTConfig) -> str:
     """Ours if it was set; TRL's two switches otherwise."""
     if not args.was_given("train_on"):
@@ -85,21 +105,6 @@ def _train_on(args: SFTConfig) -> str:
         if args.completion_only_loss is False or args.was_given("assistant_only_loss"):
             return "all"
     return args.train_on
-
-
-def _rows_of(source: Any, args: SFTConfig) -> Any:
-    """The rows as a data set; of one in several splits, those to train on."""
-    if isinstance(source, DatasetDict | IterableDatasetDict) and len(source) > 1:
-        if "train" not in source:
-            first = next(iter(source))
-            raise DatasetError(
-                f"This data set has the splits {', '.join(map(repr, source))}. Pass the one to train on, such as "
-                f"train_dataset=dataset[{first!r}]."
-            )
-        others = ", ".join(repr(name) for name in source if name != "train")
-        print(f"Of the data set's splits 'train' is trained on; left out: {others}.")
-        source = source["train"]
-    return load_data(source, on_error=args.on_error)
 
 
 def _text_column(rows: Any, args: SFTConfig) -> dict[str, str] | None:

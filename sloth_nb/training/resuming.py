@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from sloth_nb.errors import TrainingError
+from sloth_nb.models.sources import ADAPTER_FILE
 from sloth_nb.notices import warn
 from sloth_nb.training.checkpoints import STATE_FILE, checkpoints, is_whole, names_of
 from sloth_nb.training.config import SFTConfig
 from sloth_nb.training.events import read_events
 
-__all__ = ["check_resumable", "find_checkpoint", "last_checkpoint", "tell_of_older_ones"]
+__all__ = ["check_resumable", "last_checkpoint", "tell_of_older_ones"]
 
-_ADAPTER_FILE = "adapter_config.json"
 _SHAPES = ("peft_type", "r", "rank_pattern", "target_modules", "modules_to_save", "use_dora")
 
 
 def last_checkpoint(asked: str | os.PathLike[str] | bool, output_dir: str) -> Path:
-    """The checkpoint to go on from.
+    """The checkpoint to go on from. Says so when it may be another run's.
 
     Args:
         asked: a checkpoint's folder, or True for the newest whole one of the last run in ``output_dir``.
@@ -27,28 +27,19 @@ def last_checkpoint(asked: str | os.PathLike[str] | bool, output_dir: str) -> Pa
     Raises:
         TrainingError: there is none.
     """
-    found = find_checkpoint(asked, output_dir)
-    if found is not None:
-        return found
     if asked is not True:
+        if is_whole(Path(asked)):
+            return Path(asked)
         raise TrainingError(
             f"{asked} is no checkpoint to go on from: it has no readable {STATE_FILE}. Checkpoints in "
             f"{output_dir}: {names_of(output_dir)}."
         )
-    raise TrainingError(
-        f"There is no checkpoint in {output_dir} to go on from. Start with trainer.train(), or give a "
-        "checkpoint's folder: trainer.train(resume_from_checkpoint='…/checkpoint-100')."
-    )
-
-
-def find_checkpoint(asked: str | os.PathLike[str] | bool, output_dir: str) -> Path | None:
-    """As ``last_checkpoint``, but None where there is none. Says so when it may be another run's."""
-    if asked is not True:
-        path = Path(asked)
-        return path if is_whole(path) else None
     there = checkpoints(output_dir)
     if not there:
-        return None
+        raise TrainingError(
+            f"There is no checkpoint in {output_dir} to go on from. Start with trainer.train(), or give a "
+            "checkpoint's folder: trainer.train(resume_from_checkpoint='…/checkpoint-100')."
+        )
     newest = max(there, key=lambda path: (path / STATE_FILE).stat().st_mtime_ns)
     recorded = _recorded(output_dir)
     if recorded is None:
@@ -134,7 +125,7 @@ def check_resumable(path: Path, args: SFTConfig, model: Any) -> None:
 def _unlike(path: Path, model: Any) -> Iterator[str]:
     """What sets the checkpoint's adapter apart from the model's, each in a few words."""
     configs = getattr(model, "peft_config", None)
-    file = path / _ADAPTER_FILE
+    file = path / ADAPTER_FILE
     if not configs or not file.is_file():
         if file.is_file():
             yield "it holds an adapter, and the model has none"

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from sloth_nb.data import Collator
+from sloth_nb.data.collate import overwrites_labels
 from sloth_nb.errors import TrainingError
 from sloth_nb.models import recomputing
 from sloth_nb.models.checkpointing import set_checkpointing
@@ -74,13 +75,10 @@ def the_tokenizer(given: Any, model: Any) -> PreTrainedTokenizerBase:
 
 
 def the_collator(given: Any, tokenizer: Any, args: SFTConfig) -> Any:
-    """The collator that was given, or ours; ours too for transformers' collator of language modelling.
-
-    That one would make labels of its own from all token ids, so that the prompts would be learnt too.
-    """
-    if type(given) is DataCollatorForLanguageModeling:
+    """The collator that was given, or ours; ours too for one that would overwrite the labels."""
+    if overwrites_labels(given):
         warn(
-            "data_collator=DataCollatorForLanguageModeling(…) would overwrite the labels and learn every token; "
+            f"data_collator={type(given).__name__}(…) would overwrite the labels and learn every token; "
             "sloth_nb's own Collator is used, which keeps them. Leave data_collator out (SFTConfig(train_on='all') "
             "learns every token)."
         )

@@ -10,6 +10,7 @@ import trl
 from transformers import Trainer, set_seed
 
 from sloth_nb.data import Collator
+from sloth_nb.data.reading import Split
 from sloth_nb.errors import TrainingError
 from sloth_nb.models.report import engine_of
 from sloth_nb.training.checkpoints import WholeCheckpoints
@@ -17,7 +18,7 @@ from sloth_nb.training.compat import TRAINER_NAMES, translate
 from sloth_nb.training.config import SFTConfig
 from sloth_nb.training.loss import only_trained_positions, takes_positions
 from sloth_nb.training.optimizer import separate_embeddings, usable_optimizer
-from sloth_nb.training.preparing import check_stream, is_tokenised, tokenised
+from sloth_nb.training.preparing import check_stream, is_tokenised, to_train_on, tokenised
 from sloth_nb.training.setting_up import (
     adapted,
     decide_checkpointing,
@@ -75,7 +76,7 @@ class SFTTrainer(WatchedTrainer, WholeCheckpoints, trl.SFTTrainer):
         # Rows first: a mistake in the data is worth knowing before anything is moved to a GPU.
         self._formatting_func = here.pop("formatting_func", None)
         self._tokenizer = tokenizer
-        train_dataset, report = self._tokenised(source, args, args.packing)
+        train_dataset, report = self._tokenised(source, args, args.packing, to_train_on)
         check_stream(train_dataset, args)
         evaluated = self._evaluated(here.pop("eval_dataset", None), args)
         self.data_report = report
@@ -149,9 +150,16 @@ class SFTTrainer(WatchedTrainer, WholeCheckpoints, trl.SFTTrainer):
     def _names(self, name: str) -> bool:
         return isinstance(self.eval_dataset, dict) and name in self.eval_dataset
 
-    def _tokenised(self, source: Any, args: SFTConfig, packing: bool) -> tuple[Any, str | None]:
+    def _tokenised(
+        self, source: Any, args: SFTConfig, packing: bool, split: Split = None
+    ) -> tuple[Any, str | None]:
         return tokenised(
-            source, self._tokenizer, args, packing=packing, formatting_func=self._formatting_func
+            source,
+            self._tokenizer,
+            args,
+            packing=packing,
+            formatting_func=self._formatting_func,
+            split=split,
         )
 
     def _evaluated(self, source: Any, args: SFTConfig) -> Any:

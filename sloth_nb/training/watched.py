@@ -22,7 +22,7 @@ from sloth_nb.training.meters import Pace, forget_peaks, peak_memory_bytes
 from sloth_nb.training.own_state import building_accelerator
 from sloth_nb.training.prediction import plan_run, predicted_bytes
 from sloth_nb.training.replanning import Replanning
-from sloth_nb.training.resuming import check_resumable, find_checkpoint, last_checkpoint, tell_of_older_ones
+from sloth_nb.training.resuming import check_resumable, last_checkpoint, tell_of_older_ones
 from sloth_nb.training.run import Run, stops_on_interrupt
 from sloth_nb.training.setting_up import name_of
 
@@ -70,9 +70,9 @@ class WatchedTrainer(Trainer):
                 written; another run is training into ``output_dir``.
             HardwareError: out of memory; or, for a model with ``plan="auto"``, not enough of it, before the first step.
         """
-        resume_from_checkpoint = self._begin(resume_from_checkpoint)
+        checkpoint = self._begin(resume_from_checkpoint)
         with stops_on_interrupt(self.run):
-            return self._train(resume_from_checkpoint, *args, **kwargs)
+            return self._train(checkpoint, *args, **kwargs)
 
     def start(self, resume_from_checkpoint: str | bool | None = None) -> Run:
         """Train in a background thread and return at once, so that the notebook stays usable.
@@ -80,7 +80,7 @@ class WatchedTrainer(Trainer):
         Progress is shown by ``TrainingMonitor(run)``; ``run.stop()``, ``run.wait()`` and ``run.result()`` do
         the rest. Arguments as in ``train``.
         """
-        resume_from_checkpoint = self._begin(resume_from_checkpoint)
+        checkpoint = self._begin(resume_from_checkpoint)
         for callback in _progress_bars():
             self.remove_callback(callback)
 
@@ -88,37 +88,34 @@ class WatchedTrainer(Trainer):
             if self.args.device.type == "cuda":
                 torch.cuda.set_device(self.args.device)  # each thread has its own current device
             with contextlib.suppress(BaseException):  # kept in the run, which wait() and result() raise from
-                self._train(resume_from_checkpoint)
+                self._train(checkpoint)
 
         threading.Thread(target=work, name="sloth-nb-train", daemon=True).start()
         return self.run
 
-    def _begin(self, resume_from_checkpoint: str | bool | None) -> str | bool | None:
-        """Begins the run, and gives the checkpoint that it goes on from, as far as there is one.
+    def _begin(self, resume_from_checkpoint: str | bool | None) -> str | None:
+        """Begins the run, and gives the checkpoint that it goes on from, if it was asked to.
 
         What can't be gone on from is refused first, so that the past run's file stays as it was.
         """
         self.run.check_free()
+        checkpoint = None
         if resume_from_checkpoint:
-            found = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
-            if found is not None:
-                check_resumable(found, self.args, self.model)
-                resume_from_checkpoint = str(found)
+            path = last_checkpoint(resume_from_checkpoint, self.args.output_dir)
+            check_resumable(path, self.args, self.model)
+            checkpoint = str(path)
         elif self.is_world_process_zero():
             tell_of_older_ones(self.args.output_dir, self.args.save_total_limit)
         self.run.begin()
-        return resume_from_checkpoint
+        return checkpoint
 
-    def _train(self, resume_from_checkpoint: str | bool | None, *args: Any, **kwargs: Any) -> Any:
+    def _train(self, checkpoint: str | None, *args: Any, **kwargs: Any) -> Any:
         """Train within a run that has begun, and end it in whichever way it goes."""
-        self._resumed_from = None
+        self._resumed_from = checkpoint
         try:
-            if resume_from_checkpoint:
-                resume_from_checkpoint = str(last_checkpoint(resume_from_checkpoint, self.args.output_dir))
-                self._resumed_from = resume_from_checkpoint
             self._foresee()
             with in_use(self.model, "training"):  # answers from other threads are refused meanwhile
-                output = super().train(resume_from_checkpoint or None, *args, **kwargs)
+                output = super().train(checkpoint, *args, **kwargs)
         except BaseException as error:
             said = explained(error, self.state.global_step)
             if isinstance(error, KeyboardInterrupt):

@@ -309,6 +309,24 @@ def test_a_folder_and_a_glob_are_their_files_in_order(tmp_path: Path):
         load_data(str(tmp_path / "*.parquet"))
 
 
+def test_a_function_may_choose_among_several_splits_and_isn_t_asked_about_one(tmp_path: Path):
+    asked: list[list[str]] = []
+
+    def last(splits: list[str]) -> str:
+        asked.append(splits)
+        return splits[-1]
+
+    data = datasets.Dataset.from_list(ROWS)
+    assert load_data(datasets.DatasetDict({"a": data.select([0]), "b": data}), split=last).to_list() == ROWS
+    for name, rows in {"test": ROWS[1:2], "train": ROWS}.items():
+        datasets.Dataset.from_list(rows).to_json(tmp_path / f"{name}.jsonl")
+    assert load_data(tmp_path, split=last).to_list() == ROWS
+    assert asked == [["a", "b"], ["test", "train"]]
+    (tmp_path / "test.jsonl").unlink()
+    assert load_data(tmp_path, split=last).to_list() == load_data(ROWS, split=last).to_list() == ROWS
+    assert len(asked) == 2
+
+
 def test_a_folder_of_splits_needs_a_choice(tmp_path: Path):
     write(tmp_path / "train.jsonl", json.dumps(ROWS[0]) + "\n")
     write(tmp_path / "test.jsonl", json.dumps(ROWS[1]) + "\n")

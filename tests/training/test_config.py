@@ -119,6 +119,14 @@ def test_our_own_config_stays_the_same_object():
     assert config.max_length == 77 and config.was_given("max_length")
 
 
+def test_what_is_set_in_our_own_config_is_looked_at_too():
+    config = SFTConfig()
+    with pytest.raises(TrainingError, match=r"SFTConfig\(learning_rate='2e-4'\): this is text"):
+        SFTConfig.of(config, learning_rate="2e-4")
+    with pytest.raises(TrainingError, match=r"SFTConfig\(learning_rate='2e-4'\): this is text"):
+        SFTConfig.of(config)
+
+
 def test_checkpointing_is_left_to_the_trainer_and_the_request_remembered():
     assert SFTConfig().asked_checkpointing is None
     config = SFTConfig(gradient_checkpointing="unsloth")
@@ -137,6 +145,38 @@ def test_a_config_survives_copying():
 def test_a_number_written_as_text_is_named(tmp_path, name):
     with pytest.raises(TrainingError, match=rf"SFTConfig\({name}='2e-4'\): this is text.*YAML"):
         SFTConfig(str(tmp_path), **{name: "2e-4"})
+
+
+@pytest.mark.parametrize(
+    ("option", "way"),
+    [
+        ({"per_device_train_batch_size": "2"}, r"int\(…\) of what was read from a file\.$"),
+        ({"max_steps": "60"}, r"int\(…\) of what was read from a file\.$"),
+        ({"learning_rate": "0.1"}, r"float\(…\) of what was read from a file\.$"),
+        ({"learning_rate": "seven"}, r"float\(…\) of what was read from a file\.$"),
+        ({"learning_rate": "2.5E-4"}, r"float\(…\) of what was read from a file \(YAML takes"),
+    ],
+    ids=str,
+)
+def test_what_is_advised_for_a_number_written_as_text_leads_to_one_that_is_taken(tmp_path, option, way):
+    with pytest.raises(TrainingError, match=way):
+        SFTConfig(str(tmp_path), **option)
+
+
+@pytest.mark.parametrize("name", ["packing", "use_cpu", "bf16", "padding_free", "eval_packing"])
+@pytest.mark.parametrize("value", ["false", "no", "True"])
+def test_a_bool_written_as_text_is_named(tmp_path, name, value):
+    with pytest.raises(
+        TrainingError, match=rf"\({name}='{value}'\): this is text, and True or False is needed"
+    ):
+        SFTConfig(str(tmp_path), **{name: value})
+
+
+def test_options_that_may_also_be_text_take_it(tmp_path):
+    config = SFTConfig(
+        str(tmp_path), gradient_checkpointing="unsloth", include_num_input_tokens_seen="non_padding"
+    )
+    assert config.asked_checkpointing == "unsloth" and config.include_num_input_tokens_seen == "non_padding"
 
 
 @pytest.mark.parametrize("name", ["max_steps", "seed", "max_grad_norm", "bf16_full_eval"])

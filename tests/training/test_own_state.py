@@ -7,7 +7,6 @@ import transformers
 from accelerate.state import AcceleratorState, GradientState
 from transformers import TrainerCallback
 
-from sloth_nb.errors import TrainingError
 from sloth_nb.training import SFTConfig
 
 
@@ -87,19 +86,3 @@ def test_the_process_keeps_a_state_of_its_own(make_trainer):
     assert AcceleratorState._shared_state is not trainer.accelerator.state.__dict__
     assert AcceleratorState().device == trainer.accelerator.device, "and it can be asked for"
     assert GradientState._shared_state is not trainer.accelerator.gradient_state.__dict__
-
-
-def test_a_second_run_into_the_folder_of_one_that_trains_is_refused(make_trainer):
-    refused = []
-
-    def begin_another():
-        try:
-            make_trainer().train()
-        except TrainingError as error:
-            refused.append(str(error))
-
-    trainer = make_trainer(max_steps=2)
-    trainer.add_callback(Meanwhile(begin_another))
-    trainer.train()
-    assert len(refused) == 2 and "Another run is training into" in refused[0] and ".stop()" in refused[0]
-    assert make_trainer(max_steps=1).train().global_step == 1, "once it is over the folder is free"

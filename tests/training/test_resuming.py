@@ -109,6 +109,22 @@ def test_a_finished_run_is_not_trained_further_unasked(make_trainer, options):
     assert more.train(resume_from_checkpoint=True).global_step == 5
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [(True, "no checkpoint in"), ("checkpiont-4", "checkpiont-4 is no checkpoint")],
+    ids=["none", "mistyped"],
+)
+def test_a_checkpoint_that_is_not_there_leaves_the_finished_run_as_it_was(make_trainer, asked, said):
+    trainer = make_trainer(max_steps=1)
+    trainer.train()
+    file = Path(trainer.args.output_dir) / RUN_FILE
+    before = file.read_bytes()
+    for go_on in (trainer.train, trainer.start):
+        with pytest.raises(TrainingError, match=said):
+            go_on(resume_from_checkpoint=asked)
+    assert file.read_bytes() == before and trainer.run.state == "finished"
+
+
 def test_a_run_one_step_before_its_end_is_not_called_finished(tmp_path, make_trainer):
     path = checkpoint(tmp_path, 1)
     (path / "trainer_state.json").write_text(json.dumps({"global_step": 29_999, "epoch": 2.9999}))

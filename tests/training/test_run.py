@@ -234,6 +234,28 @@ def test_a_run_can_be_started_again_but_not_twice_at_once(make_trainer):
     assert kinds(run).count("started") == 2 and run.history.step == 2
 
 
+def test_a_second_run_into_the_folder_of_one_that_trains_is_refused(make_trainer):
+    refused = []
+
+    def begin_another():
+        try:
+            make_trainer().train()
+        except TrainingError as error:
+            refused.append(str(error))
+
+    def in_another_cell():
+        thread = threading.Thread(target=begin_another)
+        thread.start()
+        thread.join()
+
+    trainer = make_trainer(max_steps=2)
+    trainer.add_callback(At(1, in_another_cell))
+    trainer.add_callback(At(2, in_another_cell))
+    trainer.train()
+    assert len(refused) == 2 and "Another run is training into" in refused[0] and ".stop()" in refused[0]
+    assert make_trainer(max_steps=1).train().global_step == 1, "once it is over the folder is free"
+
+
 def test_waiting_for_a_run_that_has_not_begun_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="not begun"):
         Run(tmp_path / RUN_FILE).wait()

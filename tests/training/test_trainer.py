@@ -260,6 +260,47 @@ def test_of_several_splits_the_one_for_training_is_taken(make_trainer, talks, ca
         make_trainer(trainer={"train_dataset": splits})
 
 
+def saved_to_disk(splits: DatasetDict, folder) -> str:
+    splits.save_to_disk(folder)
+    return str(folder)
+
+
+def in_files(splits: DatasetDict, folder) -> str:
+    folder.mkdir()
+    for name, rows in splits.items():
+        rows.to_json(folder / f"{name}.jsonl")
+    return str(folder)
+
+
+@pytest.mark.parametrize("form", [saved_to_disk, in_files], ids=lambda form: form.__name__)
+def test_so_it_is_of_splits_in_a_folder_but_not_for_measuring(make_trainer, talks, capsys, tmp_path, form):
+    splits = DatasetDict(train=Dataset.from_list(talks[:3]), test=Dataset.from_list(talks))
+    folder = form(splits, tmp_path / "both")
+    assert len(make_trainer(trainer={"train_dataset": folder}).train_dataset) == 3
+    assert "splits 'train' is trained on; left out: 'test'" in capsys.readouterr().out
+    with pytest.raises(DatasetError, match="Say which split to use"):
+        make_trainer(trainer={"eval_dataset": folder})
+    splits["validation"] = splits.pop("train")
+    with pytest.raises(DatasetError, match=r"splits 'test', 'validation'.*load_data\(…, split='test'\)"):
+        make_trainer(trainer={"train_dataset": form(splits, tmp_path / "neither")})
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        Dataset.from_list,
+        list,
+        lambda rows: DatasetDict(train=Dataset.from_list(rows)),
+        lambda rows: DatasetDict(train=Dataset.from_list(rows), test=Dataset.from_list(rows)),
+    ],
+    ids=["data set", "list", "one split", "two splits"],
+)
+def test_rows_that_are_tokenised_stay_as_they_are_whatever_they_come_in(make_trainer, form):
+    rows = [{"input_ids": [5] * 200, "labels": [5] * 200}]
+    trainer = make_trainer(trainer={"train_dataset": form(rows)}, max_length=64)
+    assert len(trainer.train_dataset[0]["input_ids"]) == 200
+
+
 def test_a_collator_that_would_overwrite_the_mask_is_replaced_and_said(make_trainer, shared_tokenizer):
     with pytest.warns(SlothWarning, match="DataCollatorForLanguageModeling.*learn every token"):
         trainer = make_trainer(
@@ -270,6 +311,37 @@ def test_a_collator_that_would_overwrite_the_mask_is_replaced_and_said(make_trai
     assert trainer.train().global_step == 4
     own = DataCollatorForSeq2Seq(shared_tokenizer)
     assert make_trainer(trainer={"data_collator": own}).data_collator is own
+
+
+class NamedAnew(DataCollatorForLanguageModeling):
+    pass
+
+
+class MakesItsOwn(DataCollatorForLanguageModeling):
+    def torch_call(self, examples):
+        return super().torch_call(examples)
+
+
+@pytest.mark.parametrize(("form", "replaced"), [(NamedAnew, True), (MakesItsOwn, False)])
+def test_a_collator_is_kept_or_replaced_aloud_alike_before_and_after_the_trainer_is_made(
+    make_trainer, shared_tokenizer, form, replaced
+):
+    from sloth_nb.data import train_on_responses_only
+
+    given = form(shared_tokenizer, mlm=False)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trainer = make_trainer(trainer={"data_collator": given})
+    assert (trainer.data_collator is not given) == replaced == _tells_of(form, said)
+    trainer.data_collator = given
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        train_on_responses_only(trainer)
+    assert (trainer.data_collator is not given) == replaced == _tells_of(form, said)
+
+
+def _tells_of(form, said) -> bool:
+    return any(form.__name__ in str(warning.message) for warning in said)
 
 
 def test_packed_rows_see_no_neighbours(make_trainer):
