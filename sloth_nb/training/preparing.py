@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from sloth_nb.data import load_data, prepare
 from sloth_nb.data.columns import columns_of
@@ -13,6 +13,7 @@ from sloth_nb.training.formatting import FormattingFunction, formatted
 
 __all__ = ["check_stream", "is_stream", "is_tokenised", "to_train_on", "tokenised"]
 
+_DATA_SETS = (Dataset, DatasetDict, IterableDataset, IterableDatasetDict)
 _DEFAULT_TEXT_FIELD = "text"  # TRL's dataset_text_field where nobody names one
 
 
@@ -52,7 +53,7 @@ def tokenised(
     formatting_func: FormattingFunction | None = None,
     split: Split = None,
 ) -> tuple[Any, str | None]:
-    """Rows with ``input_ids`` and ``labels``, and what became of the source (None when it was tokenised).
+    """Rows with ``input_ids`` and ``labels``, and what became of the source (None of a data set that was tokenised).
 
     Of a source in several splits ``split`` names or chooses one, as in ``sloth_nb.load_data``.
 
@@ -60,7 +61,8 @@ def tokenised(
         DatasetError: see ``sloth_nb.data.prepare``.
     """
     rows, mapping = load_data(source, on_error=args.on_error, split=split), args.mapping
-    if is_tokenised(rows):
+    # A data set of token ids is what somebody prepared. Ids in a list or a file are cut and packed as texts are.
+    if is_tokenised(rows) and isinstance(source, _DATA_SETS):
         return rows, None
     if formatting_func is not None:
         rows, mapping = Dataset.from_dict({"text": list(formatted(rows, formatting_func))}), {"text": "text"}

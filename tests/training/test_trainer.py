@@ -286,19 +286,21 @@ def test_so_it_is_of_splits_in_a_folder_but_not_for_measuring(make_trainer, talk
 
 
 @pytest.mark.parametrize(
-    "form",
+    ("form", "tokens"),
     [
-        Dataset.from_list,
-        list,
-        lambda rows: DatasetDict(train=Dataset.from_list(rows)),
-        lambda rows: DatasetDict(train=Dataset.from_list(rows), test=Dataset.from_list(rows)),
+        (Dataset.from_list, 200),
+        (lambda rows: DatasetDict(train=Dataset.from_list(rows)), 200),
+        (lambda rows: DatasetDict(train=Dataset.from_list(rows), test=Dataset.from_list(rows)), 200),
+        (list, 64),
     ],
-    ids=["data set", "list", "one split", "two splits"],
+    ids=["data set", "one split", "two splits", "list"],
 )
-def test_rows_that_are_tokenised_stay_as_they_are_whatever_they_come_in(make_trainer, form):
+def test_a_tokenised_data_set_stays_as_it_is_and_a_list_of_ids_is_cut_as_texts_are(
+    make_trainer, form, tokens
+):
     rows = [{"input_ids": [5] * 200, "labels": [5] * 200}]
     trainer = make_trainer(trainer={"train_dataset": form(rows)}, max_length=64)
-    assert len(trainer.train_dataset[0]["input_ids"]) == 200
+    assert len(trainer.train_dataset[0]["input_ids"]) == tokens
 
 
 def test_a_collator_that_would_overwrite_the_mask_is_replaced_and_said(make_trainer, shared_tokenizer):
