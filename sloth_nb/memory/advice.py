@@ -85,17 +85,18 @@ class _Search:
         step = max(1, 1 << max(0, work.length.bit_length() - 5))
         self.rounder = self.work.but(length=-(-work.length // step) * step)
         self.found: list[Change] = []
-        self.steps = [
+        self.cheap_ones, self.dear_ones = (
             sorted(steps, key=lambda step: step.weight)
             for steps in (same_result(self.rounder), another_result(self.rounder))
-        ]
+        )
 
     def moving(self, may: bool) -> None:
         """From now on, steps that take RAM are tried, or not. Said before anything is tried."""
         self.short_of_ram = False
         may = may and self.host > 0 and not self.gpu.is_cpu
         self.cheap, self.dear = (
-            [step for step in steps if may or not step.takes_ram] for steps in self.steps
+            [step for step in steps if may or not step.takes_ram]
+            for steps in (self.cheap_ones, self.dear_ones)
         )
 
     def fits(self, steps: tuple[Step, ...]) -> bool:
@@ -119,7 +120,7 @@ class _Search:
         if any(options == change.options for change in self.found):
             return
         costs = dict.fromkeys(part for step in steps for part in step.cost.split(", "))
-        if any(step in self.dear for step in steps):
+        if any(step in self.dear_ones for step in steps):
             costs.pop("same result", None)
         ram = f"takes {estimate.host / GB:.1f} GB of RAM"
         said = [ram if cost == TAKES_RAM else cost for cost in costs]
