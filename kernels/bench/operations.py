@@ -278,6 +278,7 @@ def weights(by: Contestants) -> Iterator[Case]:
                 count * 2 + count // 2 + count // 64, 0,
                 {"bitsandbytes": lambda p=packed, s=state, b=buffer: bnb.dequantize_4bit(p, s, out=b)},
             )  # fmt: skip
+        yield from adapted_weights()
     q = torch.randint(-127, 128, (FFN, HIDDEN), dtype=torch.int8, device="cuda")
     scale, buffer = (
         randn(FFN, dtype=torch.float32),
@@ -287,6 +288,38 @@ def weights(by: Contestants) -> Iterator[Case]:
         "int8 14336×4096 to bf16", lambda: K.dequantize_int8(q, scale, out=buffer), 3 * q.numel(), 0,
         {"bitsandbytes": lambda: bnb.int8_vectorwise_dequant(q, scale)} if bnb else {},
     )  # fmt: skip
+
+
+def adapted_weights() -> Iterator[Case]:
+    """What a layer's q, k, v and its gate, up need: dequantised, with B beside and A beneath."""
+    for name, outs in (("q, k, v", (HIDDEN, 1024, 1024)), ("gate, up", (FFN, FFN))):
+        parts = []
+        for out in outs:
+            packed, state = bnb.quantize_4bit(randn(out, HIDDEN), quant_type="nf4", compress_statistics=True)
+            a, b = randn(RANK, HIDDEN, dtype=torch.float32), randn(out, RANK, dtype=torch.float32)
+            parts.append(K.Projection(packed, state, a=a, b=b, scale=0.5))
+        rows, ranks = sum(outs), RANK * len(outs)
+        buffer = torch.empty(rows + ranks, HIDDEN + 128, dtype=torch.bfloat16, device="cuda")
+
+        def one_by_one(
+            parts: list[Any] = parts, buffer: Any = buffer, outs: Any = outs, rows: int = rows
+        ) -> None:
+            row = 0
+            buffer[:rows, HIDDEN : HIDDEN + RANK * len(outs)].zero_()
+            for i, (p, out) in enumerate(zip(parts, outs, strict=True)):
+                K.dequantize_nf4(p.weight, p.quantised, out=buffer[row : row + out, :HIDDEN])
+                columns = slice(HIDDEN + i * RANK, HIDDEN + (i + 1) * RANK)
+                torch.mul(p.b, p.scale, out=buffer[row : row + out, columns])
+                buffer[rows + i * RANK : rows + (i + 1) * RANK, :HIDDEN].copy_(p.a)
+                row += out
+
+        count = rows * HIDDEN
+        yield Case(
+            f"{name} of NF4 with their adapters around",
+            lambda p=parts, b=buffer: K.adapted_weight(p, b),
+            count * 2 + count // 2 + count // 64 + 6 * ranks * (rows // len(outs) + HIDDEN), 0,
+            {"one by one": one_by_one},
+        )  # fmt: skip
 
 
 def adapters(by: Contestants) -> Iterator[Case]:

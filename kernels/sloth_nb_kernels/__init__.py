@@ -7,6 +7,7 @@ optional.
 """
 
 from .adamw_8bit import AdamW8bitStep, Moments, Rates, adamw_8bit_reference
+from .adapted_weight import adapted_weight, adapted_weight_reference
 from .cross_entropy import (
     RowStatistics,
     cross_entropy,
@@ -78,6 +79,8 @@ __all__ = [
     "RowStatistics",
     "TokenLogProbs",
     "adamw_8bit_reference",
+    "adapted_weight",
+    "adapted_weight_reference",
     "add_rms_norm",
     "add_rms_norm_forward",
     "cross_entropy",

@@ -47,13 +47,13 @@ def dequantize_nf4_reference(packed: Tensor, state: Any, *, dtype: torch.dtype |
 
 
 @triton.jit
-def _nf4_kernel(
-    PACKED, ABSMAX, CODE, NESTED_CODE, NESTED_ABSMAX, OFFSET, OUT, words, row_words, o_row,
+def nf4_words(
+    PACKED, ABSMAX, CODE, NESTED_CODE, NESTED_ABSMAX, OFFSET, OUT, first, words, row_words, o_row,
     NESTED: tl.constexpr, SPAN_WORDS: tl.constexpr, NESTED_SPAN: tl.constexpr,
     STRIDED: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
+    """A program's part, from the ``first`` of a weight's ``words`` on; other kernels call it as well."""
     # A thread takes four bytes and writes their eight values, 16 bytes of a 16-bit dtype: both coalesce.
-    first = tl.program_id(0) * WORDS
     word = first + tl.arange(0, WORDS)
     known = word < words
     packed = tl.load(PACKED + word, mask=known, other=0)
@@ -72,6 +72,18 @@ def _nf4_kernel(
         row = word // row_words
         at += row.to(tl.int64) * (o_row - row_words * 8)
     tl.store(OUT + at[:, None] + value[None, :], values, mask=known[:, None])
+
+
+@triton.jit
+def _nf4_kernel(
+    PACKED, ABSMAX, CODE, NESTED_CODE, NESTED_ABSMAX, OFFSET, OUT, words, row_words, o_row,
+    NESTED: tl.constexpr, SPAN_WORDS: tl.constexpr, NESTED_SPAN: tl.constexpr,
+    STRIDED: tl.constexpr, WORDS: tl.constexpr,
+):  # fmt: skip
+    nf4_words(
+        PACKED, ABSMAX, CODE, NESTED_CODE, NESTED_ABSMAX, OFFSET, OUT, tl.program_id(0) * WORDS, words, row_words,
+        o_row, NESTED, SPAN_WORDS, NESTED_SPAN, STRIDED, WORDS,
+    )  # fmt: skip
 
 
 def _nf4_tile() -> dict[str, int]:

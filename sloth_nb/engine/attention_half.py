@@ -98,7 +98,7 @@ class AttentionHalf:
             del out
         elif t is None:
             t = self.output.low_rank_input(attention)
-        dt = self.output.backward_low_rank(dout)
+        dt = self.output.backward_low_rank(dout, weights)
         dattention = self.output.backward_input(dout, dt, weights)
         self.output.backward_parameters(dout, dt, attention, t, grads)
         del dout, weights, attention
@@ -121,11 +121,15 @@ class AttentionHalf:
         t = tape.low_rank.get("qkv")
         if t is None:
             t = self.qkv.low_rank_input(normed)
-        dt = self.qkv.backward_low_rank(dqkv)
-        self.qkv.backward_parameters(dqkv, dt, normed, t, grads)
-        if need_input or grads.wants(self.norm.weight):
-            dnormed = self.qkv.backward_input(dqkv, dt, self.qkv.weights(dx.dtype))
+        goes_on = need_input or grads.wants(self.norm.weight)
+        weights = self.qkv.weights(dx.dtype) if goes_on else None
+        dt = self.qkv.backward_low_rank(dqkv, weights)
+        if weights is not None:
+            dnormed = self.qkv.backward_input(dqkv, dt, weights)
+            del weights
             self.norm.backward(dnormed, tape.input, rstd, grads, out=dx[:, :hidden], add=True)
+            del dnormed
+        self.qkv.backward_parameters(dqkv, dt, normed, t, grads)
 
     def _rotate_back(
         self, dq: Tensor, dk: Tensor, dv: Tensor, qkv: Tensor, batch: Batch, grads: Grads

@@ -7,7 +7,7 @@ base weights are dequantised once and its low-rank products share one pass over 
 from dataclasses import dataclass, field
 
 import torch
-from sloth_nb_kernels.dequantize import dequantize_int8, dequantize_nf4
+from sloth_nb_kernels.adapted_weight import adapted_weight
 from sloth_nb_kernels.launch import on_gpu
 from torch import Tensor, nn
 
@@ -23,15 +23,13 @@ __all__ = ["Group", "Weights"]
 class Weights:
     """A group's base weights in the compute dtype: (weight (rows, in), where its rows stand in the output).
 
-    ``buffer``, (out + rank, in + room), holds the same weight with space beside it for scaling * B, each in its
-    projection's rows and columns, and beneath it for A: one product with an input that x A^T stands beside adds base
-    and adapters in one pass over the output, and so does the backward with a gradient that dt stands beside.
+    ``around``, (out + rank, in + room), is the same weight with scaling * B beside it and A beneath
+    (``adapted_weight``): one product with an input that x A^T stands beside adds base and adapters in one pass over
+    the output, and so does the backward with a gradient that dt stands beside.
     """
 
     parts: list[tuple[Tensor, slice]]
-    buffer: Tensor | None = None
-    has_b: bool = False
-    has_a: bool = False
+    around: Tensor | None = None
 
 
 @dataclass
@@ -122,33 +120,22 @@ class Group:
             ]
             return Weights(parts)
         device = self.projections[0].base.weight.device
-        beneath = self.rank if self.room else 0
-        buffer = torch.empty(
-            self.out_features + beneath, self.in_features + self.room, dtype=dtype, device=device
-        )
-        weight = buffer[: self.out_features, : self.in_features]
-        for p, rows in zip(self.projections, self._rows, strict=True):
-            _dequantise(p, weight[rows])
-        return Weights([(weight, slice(0, self.out_features))], buffer if self.room else None)
+        if self.room:
+            around = torch.empty(
+                self.out_features + self.rank, self.in_features + self.room, dtype=dtype, device=device
+            )
+            adapted_weight([p.operand() for p in self.projections], around)
+            weight = around[: self.out_features, : self.in_features]
+        else:
+            around = None
+            weight = torch.empty(self.out_features, self.in_features, dtype=dtype, device=device)
+            for p, rows in zip(self.projections, self._rows, strict=True):
+                p.operand().dense(dtype, weight[rows])
+        return Weights([(weight, slice(0, self.out_features))], around)
 
-    def _widened(self, weights: Weights) -> Tensor:
-        """(out, in + rank): the weight and, beside it, scaling * B."""
-        beside = weights.buffer[: self.out_features, self.in_features : self.in_features + self.rank]
-        if not weights.has_b:
-            if len(self.projections) > 1:
-                beside.zero_()
-            for p, rows, ranks in zip(self.projections, self._rows, self._ranks, strict=True):
-                if p.rank:  # scaled in the parameter's precision, rounded once
-                    torch.mul(p.lora_b.detach(), p.scaling, out=beside[rows, ranks])
-            weights.has_b = True
-        return weights.buffer[: self.out_features, : self.in_features + self.rank]
-
-    def _deepened(self, weights: Weights) -> Tensor:
-        """(out + rank, in): the weight and, beneath it, A."""
-        if not weights.has_a:
-            weights.buffer[self.out_features :, : self.in_features].copy_(self.a)
-            weights.has_a = True
-        return weights.buffer[:, : self.in_features]
+    def _beside(self, x: Tensor, features: int) -> Tensor | None:
+        """The ranks' columns beside an input or a gradient of so many ``features``; None where it has none."""
+        return x[:, features : features + self.rank] if x.shape[1] > features else None
 
     # -- products -------------------------------------------------------------------------------------------------
 
@@ -167,10 +154,10 @@ class Group:
         if residual is not None and residual is not y:
             y.copy_(residual)
         begun, parts = residual is not None, weights.parts
-        if weights.buffer is not None and x.shape[1] > self.in_features:
+        if weights.around is not None and (t := self._beside(x, self.in_features)) is not None:
+            torch.mm(x[:, : self.in_features], self.a.t(), out=t)
             x = x[:, : self.in_features + self.rank]
-            t = torch.mm(x[:, : self.in_features], self.a.t(), out=x[:, self.in_features :])
-            parts = [(self._widened(weights), slice(None))]
+            parts = [(weights.around[: self.out_features, : x.shape[1]], slice(None))]
         else:
             x = x[:, : self.in_features]
             t = self.low_rank_input(x)
@@ -196,13 +183,15 @@ class Group:
             if p.bias is not None:
                 y[:, rows] += p.bias.detach().to(y.dtype)
 
-    def backward_low_rank(self, dy: Tensor) -> Tensor | None:
+    def backward_low_rank(self, dy: Tensor, weights: Weights | None = None) -> Tensor | None:
         """The gradient of the low-rank input, (tokens, sum of ranks); beside dy where that has room."""
         if not self.rank:
             return None
-        if dy.shape[1] > self.out_features:
-            dt = dy[:, self.out_features : self.out_features + self.rank]
-        else:
+        dt = self._beside(dy, self.out_features)
+        if dt is not None and weights is not None:  # zeros beside each B keep the projections apart
+            b = self._beside(weights.around[: self.out_features], self.in_features)
+            return torch.mm(dy[:, : self.out_features], b, out=dt)
+        if dt is None:
             dt = dy.new_empty(dy.shape[0], self.rank)
         for p, rows, ranks, b in zip(self.projections, self._rows, self._ranks, self.b, strict=True):
             if b is not None:
@@ -212,8 +201,8 @@ class Group:
 
     def backward_input(self, dy: Tensor, dt: Tensor | None, weights: Weights) -> Tensor:
         """The input's gradient, (tokens, in). With room in dy, ``dt`` must lie there."""
-        if weights.buffer is not None and dy.shape[1] > self.out_features:
-            return torch.mm(dy[:, : self.out_features + self.rank], self._deepened(weights))
+        if weights.around is not None and dy.shape[1] > self.out_features:
+            return torch.mm(dy[:, : self.out_features + self.rank], weights.around[:, : self.in_features])
         dx = None if dt is None else torch.mm(dt, self.a)  # first, as in _add_adapters
         for weight, rows in weights.parts:
             dx = torch.mm(dy[:, rows], weight) if dx is None else dx.addmm_(dy[:, rows], weight)
@@ -233,12 +222,3 @@ class Group:
                 grads.add_outer(p.lora_b, part, t[:, ranks], p.scaling)
         if dt is not None:
             grads.add_stacked([p.lora_a for p in self.projections if p.rank], dt, x)
-
-
-def _dequantise(p: Projection, out: Tensor) -> None:
-    if p.kind == "nf4":
-        dequantize_nf4(p.base.weight.detach(), p.base.weight.quant_state, out=out)
-    elif p.kind == "int8":
-        dequantize_int8(p.base.weight.detach(), p.scale, out=out)
-    else:
-        out.copy_(p.base.weight.detach())

@@ -106,8 +106,10 @@ class MlpHalf:
             dm = self.down.grad_buffer(y.shape[0], y)
             self.post_norm.backward(dx[:, :hidden], m, m_rstd, grads, out=dm[:, :hidden])
             del m
-        dt_down = self.down.backward_low_rank(dm)
-        dh = self.down.backward_input(dm, dt_down, weights[1].get())
+        weight = weights[1].get()
+        dt_down = self.down.backward_low_rank(dm, weight)
+        dh = self.down.backward_input(dm, dt_down, weight)
+        del weight
         # The gradients of gate and up replace them; h comes again in place of its own gradient.
         glu_backward(dh, gate, up, self.spec.activation, dgate=gate, dup=up, h=dh if h is None else None)
         if h is None:
@@ -115,10 +117,13 @@ class MlpHalf:
             t_down = self.down.low_rank_input(h) if t_down is None else t_down
         self.down.backward_parameters(dm, dt_down, h, t_down, grads)
         del dh, h, dm
-        dt = self.gate_up.backward_low_rank(buffer)
-        self.gate_up.backward_parameters(buffer, dt, normed, t, grads)
-        dnormed = self.gate_up.backward_input(buffer, dt, weights[0].get())
+        weight = weights[0].get()
+        dt = self.gate_up.backward_low_rank(buffer, weight)
+        dnormed = self.gate_up.backward_input(buffer, dt, weight)
+        del weight
         self.norm.backward(dnormed, y, rstd, grads, out=dx[:, :hidden], add=True)
+        del dnormed
+        self.gate_up.backward_parameters(buffer, dt, normed, t, grads)
 
 
 def _remember(tape: Tape, tile: slice, tokens: int, inputs: tuple[Tensor | None, Tensor | None]) -> None:

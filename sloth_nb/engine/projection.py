@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sloth_nb_kernels import lora
 from torch import Tensor, nn
 
 from .spec import Unsupported
@@ -47,6 +48,12 @@ class Projection:
         elif self.kind == "int8":
             found.append(self.scale)
         return [tensor for tensor in found if tensor is not None]
+
+    def operand(self) -> lora.Projection:
+        """The base weight and the adapter as the kernels take them, where they lie now."""
+        weight = self.base.weight
+        quantised = weight.quant_state if self.kind == "nf4" else self.scale if self.kind == "int8" else None
+        return lora.Projection(weight, quantised, a=self.lora_a, b=self.lora_b, scale=self.scaling)
 
     @property
     def scale(self) -> Tensor:

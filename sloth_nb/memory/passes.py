@@ -184,8 +184,8 @@ def _mlp_backward(
         mine += _normed(trace, s, "", s.tile)
         used.append(trace.take("workspace", s.tile_hidden + s.beside("down", s.tile)))
         trace.free(m)
-    mine.append(trace.take("workspace", s.apart("down", s.tile)))
     down = down or trace.take("dequantised", s.buffer["down"])
+    mine.append(trace.take("workspace", s.apart("down", s.tile)))
     used.append(trace.take("workspace", s.ffn))
     if not s.holds:
         trace.free(down)
@@ -194,14 +194,14 @@ def _mlp_backward(
         mine.append(trace.take("workspace", s.low("down", s.tile)))
     _gradients(trace, s, "down", first)
     trace.free(*used)
-    mine.append(trace.take("workspace", s.apart("gate_up", s.tile)))
-    _gradients(trace, s, "gate_up", first)
     wide = wide or trace.take("dequantised", s.buffer["gate_up"])
+    mine.append(trace.take("workspace", s.apart("gate_up", s.tile)))
     trace.touch("workspace", s.tile_hidden)
-    trace.free(*mine)
     if not s.holds:
         trace.free(wide)
         wide = None
+    _gradients(trace, s, "gate_up", first)
+    trace.free(*mine)
     return [wide, down]
 
 
@@ -246,8 +246,9 @@ def _projections_backward(trace: Trace, s: Sizes, tape: dict[str, Held | None], 
     mine = _normed(trace, s, "", s.tokens)
     if "low qkv" not in tape:
         mine.append(trace.take("workspace", s.low("qkv", s.tokens)))
-    mine.append(trace.take("workspace", s.apart("qkv", s.tokens)))
-    _gradients(trace, s, "qkv")
     weight = trace.take("dequantised", s.buffer["qkv"])
+    mine.append(trace.take("workspace", s.apart("qkv", s.tokens)))
     dnormed = trace.take("workspace", s.hidden)
-    trace.free(weight, dnormed, *mine, dqkv)
+    trace.free(weight, dnormed)
+    _gradients(trace, s, "qkv")
+    trace.free(*mine, dqkv)

@@ -83,6 +83,10 @@ def run_everything(dtype):
         meta(blocks * 32, 1, dtype=torch.uint8), state, out=meta(4096, 14368, dtype=dtype)[:, :14336]
     )
     K.dequantize_int8(meta(4096, 14336, dtype=torch.int8), row, dtype=dtype)
+    a, b = meta(32, 14336, dtype=f32), meta(4096, 32, dtype=f32)
+    part = K.Projection(meta(blocks * 32, 1, dtype=torch.uint8), state, a=a, b=b)
+    for parts in (1, 2, 3):
+        K.adapted_weight([part] * parts, meta(parts * 4128, 14336 + 128, dtype=dtype))
     K.host_rows(meta(128256, 4096, dtype=dtype), ids)
     codes, absmax, levels = meta(32, 4096, dtype=torch.uint8), meta(512, dtype=f32), meta(256, dtype=f32)
     for dtypes in ((f32, f32), (dtype, dtype)):

@@ -39,7 +39,7 @@ def kernels_of(launches):
 def test_a_step_of_four_bit_adapters_is_known_from_the_config(kind):
     found = kernels_of(step_launches(config(kind), method="qlora", dtype=BF16, capability=(9, 0)))
     rotation = "qk_norm_rope" if kind in ("qwen3", "gemma3_text") else "rope"
-    for module in ("dequantize", "rms_norm", "glu", "cross_entropy", "adamw_8bit", rotation):
+    for module in ("adapted_weight", "rms_norm", "glu", "cross_entropy", "adamw_8bit", rotation):
         assert any(name.startswith(module + ".") for name in found), (module, found)
 
 
@@ -54,7 +54,7 @@ def test_older_cards_are_rehearsed_as_well(capability, capfd):
 
 def test_plain_weights_launch_no_dequantisation():
     found = kernels_of(step_launches(config("llama"), method="lora", dtype=BF16, capability=(9, 0)))
-    assert found and not any(name.startswith("dequantize.") for name in found)
+    assert found and not any(name.startswith(("dequantize.", "adapted_weight.")) for name in found)
 
 
 def test_a_model_that_the_engine_does_not_run_has_nothing_to_rehearse():
@@ -107,7 +107,7 @@ def hopper(monkeypatch):
 
 def test_a_process_of_its_own_compiles_the_first_step_once(cache, begun, hopper):
     found = rehearsed(cache, begun, told=config("qwen3"))
-    assert {"_nf4_kernel.cubin", "_adamw_8bit_kernel.cubin"} < set(found)
+    assert {"_adapted_kernel.cubin", "_adamw_8bit_kernel.cubin"} < set(found)
     assert rehearsed(cache, begun, told=config("qwen3")) == found and len(begun) == 1
     for file in cache.glob("sloth_nb-*"):
         file.unlink()
