@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from sloth_nb_kernels.launch import next_power_of_2
@@ -10,13 +12,17 @@ from torch import Tensor
 
 from .batching import Call
 from .decoder import Bound, Decoder
-from .graphs import Replay, Replays
+from .graphs import Replays
 from .offload import Offloader
 from .rules import StackPlan
+from .sequences import Sequences
 from .standing import hooked
 from .step import CausalStep
 
 __all__ = ["CapturedSteps"]
+
+# The inputs' shapes, the longest sequence, the layers as they stand, how they spend memory, where all lies.
+_Key = tuple[Any, int, Bound, StackPlan, int]
 
 
 class CapturedSteps:
@@ -27,30 +33,43 @@ class CapturedSteps:
         self.replays = Replays()
         self.offloader: Offloader | None = None
         self._bound_by_launches: dict[tuple[int, int], bool] = {}
+        self._usual: Bound | None = None
+        self._alternates = False
 
     def loss(
-        self, ids: Tensor, call: Call, targets: Tensor, items: Tensor | int | None, bound: Bound
+        self, ids: Tensor, call: Call, targets: Tensor, items: Tensor | int | None, look: Callable[[], Bound]
     ) -> Tensor | None:
-        """The loss of a captured step of this shape; None when the step has to run as usual."""
-        seqs = call.seqs
-        if not ids.is_cuda or not self._may_replay(ids.numel(), seqs.length, bound):
+        """The loss of a captured step of this shape; None when the step has to run as usual.
+
+        ``look`` says how the model stands, which takes the host milliseconds in which the device has nothing to do. So
+        a step is first taken as the one before, if all that it reads lies where that one read it, and looked at
+        meanwhile; what is computed is thrown away if another adapter, say, is active by then.
+        """
+        if not ids.is_cuda or not self._bound_by(ids.numel(), call.seqs.length):
             return None
-        inputs = {"input_ids": ids, "targets": targets.to(ids.device)}
-        count = (inputs["targets"] != -100).sum() if items is None else items
-        inputs["items"] = torch.as_tensor(count, dtype=torch.float32, device=ids.device)
-        if call.position_ids is not None:
-            inputs["position_ids"] = call.position_ids
-        if seqs.packed:
-            inputs["cu_seqlens"] = _pad_edges(seqs.cu_seqlens)
-        longest = next_power_of_2(seqs.length) if seqs.packed else seqs.length
-        plan = self.decoder.plan(ids.numel(), longest)
-        shape = tuple((name, tuple(tensor.shape)) for name, tensor in inputs.items())
-        places = hash(tuple(tensor.data_ptr() for tensor in self.decoder.reads(bound)))
-        key = (shape, longest, bound, plan, places)
-        replay: Replay | None = self.replays.get(
-            key, bound.parameters, inputs, partial(self._step, plan, longest, bound)
-        )
+        inputs = _inputs(ids, call, targets, items)
+        usual = self._usual
+        if usual is not None and self._may_replay(usual):
+            ready = self.replays.ready(self._key(inputs, call.seqs, usual))
+            loss = None if ready is None else ready.run(inputs)
+            if loss is not None and look() is usual:
+                return loss
+            self._alternates = loss is not None
+            del loss
+        bound = look()
+        if not self._may_replay(bound):
+            return None
+        key = self._key(inputs, call.seqs, bound)
+        longest, plan = key[1], key[3]
+        replay = self.replays.get(key, bound.parameters, inputs, partial(self._step, plan, longest, bound))
+        self._usual = None if replay is None or self._alternates else bound
         return None if replay is None else replay.run(inputs)
+
+    def _key(self, inputs: dict[str, Tensor], seqs: Sequences, bound: Bound) -> _Key:
+        longest = next_power_of_2(seqs.length) if seqs.packed else seqs.length
+        plan = self.decoder.plan(inputs["input_ids"].numel(), longest)
+        shape = tuple((name, tuple(tensor.shape)) for name, tensor in inputs.items())
+        return shape, longest, bound, plan, hash(self.decoder.places(bound))
 
     def make_way(self, targets: Tensor) -> None:
         """Before a step that isn't captured: what graphs hold and it may want, it gets."""
@@ -67,9 +86,11 @@ class CapturedSteps:
     def forget(self) -> None:
         """What was captured goes, and its memory with it."""
         self.replays.clear()
-        self.offloader = None
+        self.offloader = self._usual = None
+        self._alternates = False
 
-    def _may_replay(self, tokens: int, length: int, bound: Bound) -> bool:
+    def _bound_by(self, tokens: int, length: int) -> bool:
+        """Whether launches take longer than the work of a pass over so many tokens."""
         decoder, settings = self.decoder, self.decoder.settings
         if not settings.cuda_graphs or not torch.is_grad_enabled():
             return False
@@ -78,8 +99,10 @@ class CapturedSteps:
             self._bound_by_launches[tokens, length] = settings.captures(
                 decoder.config, tokens, length, weight
             )
-        if not self._bound_by_launches[tokens, length]:
-            return False
+        return self._bound_by_launches[tokens, length]
+
+    def _may_replay(self, bound: Bound) -> bool:
+        decoder = self.decoder
         if bound.trains_weights or decoder.trains_outside() or not bound.parameters:
             return False
         # Rotations that depend on the batch's longest sequence are made after a look at it, on the host.
@@ -99,6 +122,18 @@ class CapturedSteps:
             self.offloader.memory.adopt(usual.memory)
         self.offloader.forget()
         return CausalStep(self.decoder, bound, plan, longest, buffers, self.offloader)
+
+
+def _inputs(ids: Tensor, call: Call, targets: Tensor, items: Tensor | int | None) -> dict[str, Tensor]:
+    """A step's inputs as ``CausalStep`` takes them."""
+    inputs = {"input_ids": ids, "targets": targets.to(ids.device)}
+    count = (inputs["targets"] != -100).sum() if items is None else items
+    inputs["items"] = torch.as_tensor(count, dtype=torch.float32, device=ids.device)
+    if call.position_ids is not None:
+        inputs["position_ids"] = call.position_ids
+    if call.seqs.packed:
+        inputs["cu_seqlens"] = _pad_edges(call.seqs.cu_seqlens)
+    return inputs
 
 
 def _pad_edges(cu_seqlens: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -157,14 +158,14 @@ class CausalEngine(Decoder):
         read = self._read(arguments, targets if everywhere else None, labelled=True)
         if read.dtype is not head.weight.dtype:
             raise LossNotForEngine(f"the output head is {head.weight.dtype}, what it gets {read.dtype}")
-        bound = self.bound()
+        look = cache(self.bound)  # once a call, and then only when its answer is wanted
         replayed = None
         if everywhere and read.input_ids is not None:
-            replayed = self.captured.loss(read.input_ids, read.call, targets, items, bound)
+            replayed = self.captured.loss(read.input_ids, read.call, targets, items, look)
         if replayed is not None:
-            return FusedLossOutput.of(replayed, lambda: self._logits(self._hidden_of(read, bound), head))
+            return FusedLossOutput.of(replayed, lambda: self._logits(self._hidden_of(read, look()), head))
         self.captured.make_way(targets)
-        hidden = _at(self._hidden_of(read, bound), positions)
+        hidden = _at(self._hidden_of(read, look()), positions)
         return FusedLossOutput.of(self.loss(hidden, targets, items), lambda: self._logits(hidden, head))
 
     def _leave(self, reason: Exception, original: Any, args: Any, kwargs: Any) -> Any:

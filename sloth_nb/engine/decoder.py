@@ -2,6 +2,7 @@
 and how a pass over it is to spend memory."""
 
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from sloth_nb_kernels.launch import on_gpu
@@ -12,6 +13,7 @@ from .layer import Layer
 from .norm import norm_weight
 from .offload import Offloader
 from .policy import LayerPolicy
+from .projection import Projection
 from .rotary import RotationTable
 from .rules import Settings, StackPlan
 from .spec import LayerSpec, Unsupported, spec_for
@@ -97,10 +99,12 @@ class Decoder:
         outside = (self.base.embed_tokens, self.base.norm, self.model.lm_head)
         return any(p.requires_grad for module in outside for p in module.parameters())
 
-    def reads(self, bound: "Bound") -> list[Tensor]:
-        """Every tensor of the model that a pass from token ids to the loss reads, where it lies now."""
-        outside = [self.base.embed_tokens.weight, self.base.norm.weight, self.head().weight]
-        return outside + [tensor for layer in bound.layers for tensor in layer.reads()]
+    def places(self, bound: "Bound") -> tuple[int, ...]:
+        """The addresses of all that a pass from token ids to the loss reads of the model."""
+        weights = [self.base.embed_tokens.weight, self.head().weight, *bound.standing.tensors()]
+        scales = chain.from_iterable(map(Projection.scales, bound.quantised))
+        with torch._C.DisableTorchFunctionSubclass():  # as in standing.py
+            return tuple(map(Tensor.data_ptr, chain(weights, scales)))
 
     def offloader_for(self, policies: list[LayerPolicy], like: Tensor) -> Offloader | None:
         """Who moves activations to the host, where one of the policies does."""
@@ -136,6 +140,11 @@ class Bound:
     layers: list[Layer] = field(default_factory=list)
     parameters: list[nn.Parameter] = field(default_factory=list)
     refusal: str | None = None
+    quantised: list[Projection] = field(init=False)
+
+    def __post_init__(self) -> None:
+        projections = (p for layer in self.layers for group in layer.groups for p in group.projections)
+        self.quantised = [p for p in projections if p.kind != "dense"]
 
     @property
     def trains_weights(self) -> bool:

@@ -194,6 +194,13 @@ class Replays:
             replay = self._add(key, parameters, inputs, make_step)
         return replay
 
+    def ready(self, key: Any) -> Replay | None:
+        """The replay of this shape where there is one."""
+        if key not in self._captured or (self._shared is not None and self._shared.busy):
+            return None
+        self._count(key)
+        return self._captured[key]
+
     def _is_due(self, key: Any) -> bool:
         if self.disabled_because is not None or key in self._without_room or self._seen[key] < self.after:
             return False

@@ -46,10 +46,6 @@ class Layer:
         own = [weight for weight in self._norms() if weight.requires_grad]
         return own + [p for group in self.groups for p in group.parameters()]
 
-    def reads(self) -> list[Tensor]:
-        """Every tensor of the model that a pass reads here."""
-        return self._norms() + [tensor for group in self.groups for tensor in group.reads()]
-
     def _norms(self) -> list[Tensor]:
         attention, mlp = self.attention, self.mlp
         norms = [

@@ -76,9 +76,6 @@ class Group:
     def parameters(self) -> list[nn.Parameter]:
         return [p for projection in self.projections for p in projection.parameters()]
 
-    def reads(self) -> list[Tensor]:
-        return [tensor for projection in self.projections for tensor in projection.reads()]
-
     # -- the low-rank factors in the compute dtype ---------------------------------------------------------------
 
     def low_rank_targets(self, like: Tensor) -> tuple[list[Tensor], list[Tensor]]:

@@ -1,6 +1,7 @@
 """One linear layer as the engine reads it: plain, bitsandbytes' or peft's, with its LoRA, where it lies."""
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 from sloth_nb_kernels import lora
 from torch import Tensor, nn
@@ -8,6 +9,10 @@ from torch import Tensor, nn
 from .spec import Unsupported
 
 __all__ = ["Projection"]
+
+# The tensors of an NF4 weight's state, whose absmax is quantised itself or not.
+_PLAIN = attrgetter("absmax", "code")
+_NESTED = attrgetter("absmax", "code", "offset", "state2.absmax", "state2.code")
 
 
 @dataclass
@@ -37,17 +42,12 @@ class Projection:
         found = [self.base.weight, self.bias, self.lora_a, self.lora_b]
         return [p for p in found if isinstance(p, nn.Parameter) and p.requires_grad]
 
-    def reads(self) -> list[Tensor]:
-        """Every tensor that a pass reads here, where it lies now."""
-        found = [self.base.weight, self.bias, self.lora_a, self.lora_b]
+    def scales(self) -> tuple[Tensor, ...]:
+        """What stands beside a quantised weight's values, where it lies now."""
         if self.kind == "nf4":
-            state = self.base.weight.quant_state
-            found += [state.absmax, state.code, state.offset]
-            if state.state2 is not None:
-                found += [state.state2.absmax, state.state2.code]
-        elif self.kind == "int8":
-            found.append(self.scale)
-        return [tensor for tensor in found if tensor is not None]
+            state = self.base._parameters["weight"].quant_state
+            return _PLAIN(state) if state.state2 is None else _NESTED(state)
+        return (self.scale,) if self.kind == "int8" else ()
 
     def operand(self) -> lora.Projection:
         """The base weight and the adapter as the kernels take them, where they lie now."""

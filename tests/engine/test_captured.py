@@ -168,6 +168,58 @@ def test_what_is_trained_may_change_under_a_captured_shape(capturing):
         assert worst(step(model, **on_a_card(batch()))[1], step(plain, **batch())[1]) < 1e-5
 
 
+def launches_before_it_looks(model, inputs, monkeypatch):
+    """Whether a step launched what was captured before it looked at how the model stands."""
+    order, engine = [], engine_of(model)
+    look, run = engine.bound, Replay.run
+    with monkeypatch.context() as watched:
+        watched.setattr(engine, "bound", lambda: (order.append("look"), look())[1], raising=False)
+        watched.setattr(Replay, "run", lambda self, inputs: (order.append("launch"), run(self, inputs))[1])
+        loss, grads = step(model, **on_a_card(inputs))
+    return order[0] == "launch", loss, grads
+
+
+def test_a_captured_step_is_launched_before_the_host_looks_at_the_model(capturing, monkeypatch):
+    model = adapted_model("llama")
+    wanted = step(model, **batch())
+    install(model, True)
+    captured_of(model, batch())
+    for _ in range(3):
+        first, loss, grads = launches_before_it_looks(model, batch(), monkeypatch)
+        assert first and abs(float(loss - wanted[0])) < 1e-5 and worst(grads, wanted[1]) < 1e-5
+
+
+def test_what_was_launched_for_a_model_that_stands_differently_is_thrown_away(capturing, monkeypatch):
+    model, plain = adapted_model("llama"), adapted_model("llama")
+    install(model, True)
+    captured_of(model, batch())
+    for one in (model, plain):
+        one.get_base_model().model.layers[1].mlp.down_proj.scaling["default"] = 5.0
+    wanted = step(plain, **batch())
+    for expected in (True, False, False, False, False):  # and nothing is launched on a guess again
+        first, loss, grads = launches_before_it_looks(model, batch(), monkeypatch)
+        assert first is expected and abs(float(loss - wanted[0])) < 1e-5 and worst(grads, wanted[1]) < 1e-5
+
+
+def test_a_hook_that_comes_after_the_capture_is_not_passed_by(capturing):
+    model, plain = adapted_model("llama"), adapted_model("llama")
+    install(model, True)
+    captured_of(model, batch())
+    hooks = [
+        one.get_base_model().model.layers[1].register_forward_hook(lambda module, args, output: 2 * output)
+        for one in (model, plain)
+    ]
+    wanted = step(plain, **batch())
+    loss, grads = step(model, **on_a_card(batch()))
+    assert abs(float(loss - wanted[0])) < 1e-5 and worst(grads, wanted[1]) < 1e-5
+    assert "hook" in " ".join(engine_of(model).left_to_model)
+    for hook in hooks:
+        hook.remove()
+    for _ in range(2):
+        wanted, got = step(plain, **batch()), step(model, **on_a_card(batch()))
+        assert abs(float(got[0] - wanted[0])) < 1e-5 and worst(got[1], wanted[1]) < 1e-5
+
+
 def test_with_nothing_to_train_nothing_is_captured(capturing):
     model = adapted_model("llama")
     install(model, True)
