@@ -50,7 +50,8 @@ class Policy:
 
 NAMED = {name: Policy(device, host) for name, (device, host) in layout.HELD.items()}
 
-PRODUCTS = 0.72  # of a card's dense peak, that large products reach
+# Of a card's data sheet: large products reach so much of its dense peak, and copies of some megabytes of its link.
+PRODUCTS, COPIES = 0.72, 0.9
 
 
 def tape_bytes(block: Block, tokens: int, item: int = 2) -> dict[str, int]:
@@ -82,7 +83,7 @@ def sloth_policies(
     moved, wide = moving.moved_by_layers(
         (sizes["input"], sizes["qkv"], sizes["attention"], sizes["middle"], sizes["gate_up"]),
         moving.seconds_again(*_widths(block), tokens, rate), layer_seconds(block, tokens, length, gpu),
-        layers, gpu.host_gbps * 1e9, host_bytes,
+        layers, COPIES * gpu.host_gbps * 1e9, host_bytes,
     )  # fmt: skip
     narrow, wider = Policy((), moved), Policy((), (*moved, "gate_up"))
     return (*(wider if i in wide else narrow for i in range(layers - 1)), Policy(moved))

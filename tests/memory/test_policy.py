@@ -12,6 +12,7 @@ from sloth_nb.engine.device import DeviceSpeed
 from sloth_nb.engine.rules import Settings, offload_policies
 from sloth_nb.memory import Work
 from sloth_nb.memory.policy import (
+    COPIES,
     NAMED,
     NAMES,
     PRODUCTS,
@@ -21,6 +22,8 @@ from sloth_nb.memory.policy import (
 )
 
 H200 = catalog.gpu("H200")
+# What the engine would measure on it, as the model foretells it.
+SPEED = DeviceSpeed(PRODUCTS * H200.tflops_16 * 1e12, COPIES * H200.host_gbps * 1e9)
 INFO = catalog.find("llama-3.1-8b")
 BLOCK = INFO.shape.blocks[0]
 CONFIG = AutoConfig.for_model(**INFO.config)
@@ -45,11 +48,10 @@ def test_the_rule_for_sloth_is_the_engines(batch, length, host):
     if tokens < 1024:
         assert set(ours) == {NAMED["lean"]}
         return
-    speed = DeviceSpeed(PRODUCTS * H200.tflops_16 * 1e12, H200.host_gbps * 1e9)
     sizes = engine.activation_bytes(CONFIG, tokens)
-    seconds = rules._layer_seconds(CONFIG, tokens, length, speed)
-    again = rules._seconds_again(CONFIG, tokens, speed)
-    theirs = offload_policies(sizes, again, seconds, 32, speed.link, host)
+    seconds = rules._layer_seconds(CONFIG, tokens, length, SPEED)
+    again = rules._seconds_again(CONFIG, tokens, SPEED)
+    theirs = offload_policies(sizes, again, seconds, 32, SPEED.link, host)
     assert [(frozenset(p.device), frozenset(p.host)) for p in ours] == [(p.device, p.host) for p in theirs]
 
 
@@ -69,8 +71,7 @@ def test_tiles_are_the_engines(tokens, name):
 def test_what_is_captured_is_what_the_engine_captures(length, monkeypatch):
     from types import SimpleNamespace
 
-    speed = DeviceSpeed(PRODUCTS * H200.tflops_16 * 1e12, H200.host_gbps * 1e9)
-    monkeypatch.setattr(rules, "speed_of", lambda index: speed)
+    monkeypatch.setattr(rules, "speed_of", lambda index: SPEED)
     like = SimpleNamespace(is_cuda=True, device=SimpleNamespace(index=0))
     work = Work(INFO, batch=1, length=length)
     assert work.captured(H200) == Settings().captures(CONFIG, length, length, like) == (length < 4500)
