@@ -11,6 +11,8 @@ launch; the arithmetic is dequantize.py's, and a factor is scaled in fp32 and ro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,17 +143,11 @@ def adapted_weight(projections: Sequence[Projection], out: Tensor) -> Tensor:
         )
     if not _in_one_launch(projections, out, columns):
         return _one_by_one(projections, out, columns)
-    parts = [_operands(p, out) for p in projections]
-    # Of projections that aren't there nothing is read.
-    tensors = [tensor for part in (parts + [parts[0]] * _MOST)[:_MOST] for tensor in part]
-    sizes, ranks, scales = (
-        [*values, *[type(values[0])(0)] * (_MOST - len(values))]
-        for values in (
-            [p.out_features for p in projections],
-            [0 if p.a is None else p.a.shape[0] for p in projections],
-            [float(p.scale) for p in projections],
-        )
-    )
+    sizes = _padded([p.out_features for p in projections], 0)
+    ranks = _padded([0 if p.a is None else p.a.shape[0] for p in projections], 0)
+    scales = _padded([float(p.scale) for p in projections], 0.0)
+    operands = [_operands(p, out) for p in projections]
+    tensors = chain.from_iterable(_padded(operands, operands[0]))
     state = projections[0].quantised
     nested = state.state2
     programs = sum(triton.cdiv(size * columns // 8, _WORDS) for size in sizes)
@@ -164,6 +160,11 @@ def adapted_weight(projections: Sequence[Projection], out: Tensor) -> Tensor:
         enable_fp_fusion=False,  # as in dequantize.py
     )  # fmt: skip
     return out
+
+
+def _padded(values: list[Any], nothing: Any) -> list[Any]:
+    """As many as the kernel takes: of projections that aren't there it reads nothing."""
+    return values + [nothing] * (_MOST - len(values))
 
 
 def _width(projections: Sequence[Projection]) -> int:

@@ -32,7 +32,9 @@ class CapturedSteps:
         self.decoder = decoder
         self.replays = Replays()
         self.offloader: Offloader | None = None
-        self._bound_by_launches: dict[tuple[int, int], bool] = {}
+        self._waiting: dict[tuple[int, int], bool] = {}
+        # How the model stood at the last step that was replayed. Where that was a wrong guess once, as when adapters
+        # take turns, no guess is made again.
         self._usual: Bound | None = None
         self._alternates = False
 
@@ -45,7 +47,7 @@ class CapturedSteps:
         a step is first taken as the one before, if all that it reads lies where that one read it, and looked at
         meanwhile; what is computed is thrown away if another adapter, say, is active by then.
         """
-        if not ids.is_cuda or not self._bound_by(ids.numel(), call.seqs.length):
+        if not ids.is_cuda or not self._waits_for_launches(ids.numel(), call.seqs.length):
             return None
         inputs = _inputs(ids, call, targets, items)
         usual = self._usual
@@ -89,17 +91,15 @@ class CapturedSteps:
         self.offloader = self._usual = None
         self._alternates = False
 
-    def _bound_by(self, tokens: int, length: int) -> bool:
+    def _waits_for_launches(self, tokens: int, length: int) -> bool:
         """Whether launches take longer than the work of a pass over so many tokens."""
         decoder, settings = self.decoder, self.decoder.settings
         if not settings.cuda_graphs or not torch.is_grad_enabled():
             return False
-        if (tokens, length) not in self._bound_by_launches:
+        if (tokens, length) not in self._waiting:
             weight = decoder.base.norm.weight
-            self._bound_by_launches[tokens, length] = settings.captures(
-                decoder.config, tokens, length, weight
-            )
-        return self._bound_by_launches[tokens, length]
+            self._waiting[tokens, length] = settings.captures(decoder.config, tokens, length, weight)
+        return self._waiting[tokens, length]
 
     def _may_replay(self, bound: Bound) -> bool:
         decoder = self.decoder
