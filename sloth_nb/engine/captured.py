@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from sloth_nb_kernels.launch import next_power_of_2
 from torch import Tensor
+from torch.nn.functional import pad
+
+from sloth_nb.memory import moving
 
 from .batching import Call
 from .decoder import Bound, Decoder
-from .graphs import Replays
+from .graphs import Form, Replays
 from .offload import Offloader
 from .rules import StackPlan
 from .sequences import Sequences
@@ -20,9 +22,6 @@ from .standing import hooked
 from .step import CausalStep
 
 __all__ = ["CapturedSteps"]
-
-# The inputs' shapes, the longest sequence, the layers as they stand, how they spend memory, where all lies.
-_Key = tuple[Any, int, Bound, StackPlan, int]
 
 
 class CapturedSteps:
@@ -32,7 +31,7 @@ class CapturedSteps:
         self.decoder = decoder
         self.replays = Replays()
         self.offloader: Offloader | None = None
-        self._waiting: dict[tuple[int, int], bool] = {}
+        self._waiting: dict[tuple[int, int, float], bool] = {}
         # How the model stood at the last step that was replayed. Where that was a wrong guess once, as when adapters
         # take turns, no guess is made again.
         self._usual: Bound | None = None
@@ -47,31 +46,53 @@ class CapturedSteps:
         a step is first taken as the one before, if all that it reads lies where that one read it, and looked at
         meanwhile; what is computed is thrown away if another adapter, say, is active by then.
         """
-        if not ids.is_cuda or not self._waits_for_launches(ids.numel(), call.seqs.length):
+        seqs = call.seqs
+        if not ids.is_cuda or not self._waits_for_launches(seqs.tokens, seqs.length):
             return None
-        inputs = _inputs(ids, call, targets, items)
         usual = self._usual
+        if usual is None and not self._may_replay(look()):
+            return None
+        inputs = self._widths(_inputs(ids, call, targets, items), seqs)
         if usual is not None and self._may_replay(usual):
-            ready = self.replays.ready(self._key(inputs, call.seqs, usual))
-            loss = None if ready is None else ready.run(inputs)
+            forms = self._forms(inputs, seqs, usual)
+            run = self.replays.ready(forms)
+            loss = None if run is None else run()
             if loss is not None and look() is usual:
+                self.replays.count(forms)
                 return loss
-            self._alternates = loss is not None
+            self._alternates |= loss is not None
             del loss
         bound = look()
         if not self._may_replay(bound):
             return None
-        key = self._key(inputs, call.seqs, bound)
-        longest, plan = key[1], key[3]
-        replay = self.replays.get(key, bound.parameters, inputs, partial(self._step, plan, longest, bound))
-        self._usual = None if replay is None or self._alternates else bound
-        return None if replay is None else replay.run(inputs)
+        run = self.replays.get(bound.parameters, self._forms(inputs, seqs, bound))
+        self._usual = None if self._alternates or not len(self.replays) else bound
+        return None if run is None else run()
 
-    def _key(self, inputs: dict[str, Tensor], seqs: Sequences, bound: Bound) -> _Key:
-        longest = next_power_of_2(seqs.length) if seqs.packed else seqs.length
-        plan = self.decoder.plan(inputs["input_ids"].numel(), longest)
-        shape = tuple((name, tuple(tensor.shape)) for name, tensor in inputs.items())
-        return shape, longest, bound, plan, hash(self.decoder.places(bound))
+    def _widths(self, inputs: dict[str, Tensor], seqs: Sequences) -> list[dict[str, Tensor]]:
+        """A step's inputs as they are and, where they may be padded so, in a length that others share.
+
+        Batches are as long as their longest row, and hardly two alike. What is padded on the right changes nothing
+        before it, and isn't learnt.
+        """
+        more = moving.shared_length(seqs.length) - seqs.length
+        if not more or seqs.packed or "position_ids" in inputs:
+            return [inputs]
+        length = seqs.length + more
+        if not self._waits_for_launches(seqs.batch * length, length, moving.PADDED_BOUND):
+            return [inputs]
+        ids, targets = pad(inputs["input_ids"], (0, more)), pad(inputs["targets"], (0, more), value=-100)
+        return [inputs, inputs | {"input_ids": ids, "targets": targets}]
+
+    def _forms(self, inputs: list[dict[str, Tensor]], seqs: Sequences, bound: Bound) -> list[Form]:
+        places, forms = hash(self.decoder.places(bound)), []
+        for each in inputs:
+            longest = next_power_of_2(seqs.length) if seqs.packed else each["input_ids"].shape[1]
+            plan = self.decoder.plan(each["input_ids"].numel(), longest)
+            shape = tuple((name, tuple(tensor.shape)) for name, tensor in each.items())
+            key = (shape, longest, bound, plan, places)
+            forms.append(Form(key, each, partial(self._step, plan, longest, bound)))
+        return forms
 
     def make_way(self, targets: Tensor) -> None:
         """Before a step that isn't captured: what graphs hold and it may want, it gets."""
@@ -91,15 +112,16 @@ class CapturedSteps:
         self.offloader = self._usual = None
         self._alternates = False
 
-    def _waits_for_launches(self, tokens: int, length: int) -> bool:
+    def _waits_for_launches(self, tokens: int, length: int, bound: float = moving.HOST_BOUND) -> bool:
         """Whether launches take longer than the work of a pass over so many tokens."""
         decoder, settings = self.decoder, self.decoder.settings
         if not settings.cuda_graphs or not torch.is_grad_enabled():
             return False
-        if (tokens, length) not in self._waiting:
+        key = (tokens, length, bound)
+        if key not in self._waiting:
             weight = decoder.base.norm.weight
-            self._waiting[tokens, length] = settings.captures(decoder.config, tokens, length, weight)
-        return self._waiting[tokens, length]
+            self._waiting[key] = settings.captures(decoder.config, tokens, length, weight, bound)
+        return self._waiting[key]
 
     def _may_replay(self, bound: Bound) -> bool:
         decoder = self.decoder

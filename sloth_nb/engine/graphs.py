@@ -6,10 +6,10 @@ without a copy; a second backward before the optimiser (accumulation) first move
 """
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
-from typing import Any, Protocol
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from sloth_nb_kernels.once import once
@@ -20,7 +20,7 @@ from sloth_nb.errors import HardwareError
 from .device import unreserved
 from .offload import Offloader
 
-__all__ = ["ManualStep", "Replay", "Replays"]
+__all__ = ["Form", "ManualStep", "Replay", "Replays"]
 
 # Calls after which a shape that no longer comes counts half.
 _HALF_LIFE = 512
@@ -160,13 +160,22 @@ class _Step(torch.autograd.Function):
         return None, *ctx.replay.backward(dloss)
 
 
+class Form(NamedTuple):
+    """A shape in which a step can be captured: what tells it from others, the inputs, and what makes the step."""
+
+    key: Any
+    inputs: dict[str, Tensor]
+    make_step: Callable[[list[Tensor]], ManualStep]
+
+
 class Replays:
     """Captures a shape once it has come ``after`` times, and keeps the ``most`` that come most often.
 
     A capture costs as much as several steps, so that a shape takes another's place only when it comes twice as often.
+    A step may have two forms: its own shape, and a longer one that serves others, too.
     """
 
-    def __init__(self, after: int = 3, most: int = 4):
+    def __init__(self, after: int = 3, most: int = 8):
         self.after, self.most = after, most
         self.disabled_because: str | None = None
         self._calls = 0
@@ -178,50 +187,47 @@ class Replays:
     def __len__(self) -> int:
         return len(self._captured)
 
-    def get(
-        self,
-        key: Any,
-        parameters: list[nn.Parameter],
-        inputs: dict[str, Tensor],
-        make_step: Callable[[list[Tensor]], ManualStep],
-    ) -> Replay | None:
-        """The replay of this shape, captured now if it is due; None when the step should run as usual."""
+    def ready(self, forms: Sequence[Form]) -> Callable[[], Tensor] | None:
+        """What replays the step, in the first of its forms that is captured; None while a forward waits for its
+        backward."""
         if self._shared is not None and self._shared.busy:
             return None
-        self._count(key)
-        replay = self._captured.get(key)
-        if replay is None and self._is_due(key):
-            replay = self._add(key, parameters, inputs, make_step)
-        return replay
+        form = next((form for form in forms if form.key in self._captured), None)
+        return None if form is None else partial(self._captured[form.key].run, form.inputs)
 
-    def ready(self, key: Any) -> Replay | None:
-        """The replay of this shape where there is one."""
-        if key not in self._captured or (self._shared is not None and self._shared.busy):
+    def get(self, parameters: list[nn.Parameter], forms: Sequence[Form]) -> Callable[[], Tensor] | None:
+        """The same, captured now if it is due. Counts the step."""
+        if self._shared is not None and self._shared.busy:
             return None
-        self._count(key)
-        return self._captured[key]
+        self.count(forms)
+        own, longer = forms[0], forms[-1]
+        # The step's own shape, where most of the steps that the longer one would do for have it.
+        form = own if 2 * self._seen[own.key] > self._seen.get(longer.key, 0) else longer
+        if self._is_due(form.key):
+            self._add(form, parameters)
+            if form is not longer:  # which has the others left
+                self._seen[longer.key] -= self._seen[own.key]
+        return self.ready(forms)
+
+    def count(self, forms: Sequence[Form]) -> None:
+        """A step came that any of these would do for; the longer one isn't wanted where there is the step's own."""
+        self._calls += 1
+        if self._calls % _HALF_LIFE == 0:  # what came long ago counts less, and at last is forgotten
+            self._seen = {key: count // 2 for key, count in self._seen.items() if count > 1}
+        for form in forms[:1] if forms[0].key in self._captured else forms:
+            self._seen[form.key] = self._seen.get(form.key, 0) + 1
 
     def _is_due(self, key: Any) -> bool:
-        if self.disabled_because is not None or key in self._without_room or self._seen[key] < self.after:
+        if key in self._captured or key in self._without_room or self._seen[key] < self.after:
+            return False
+        if self.disabled_because is not None:
             return False
         return len(self._captured) < self.most or self._seen[key] > 2 * self._seen.get(self._rarest(), 0)
 
     def _rarest(self) -> Any:
         return min(self._captured, key=lambda key: self._seen.get(key, 0))
 
-    def _count(self, key: Any) -> None:
-        self._calls += 1
-        if self._calls % _HALF_LIFE == 0:  # what came long ago counts less, and at last is forgotten
-            self._seen = {key: count // 2 for key, count in self._seen.items() if count > 1}
-        self._seen[key] = self._seen.get(key, 0) + 1
-
-    def _add(
-        self,
-        key: Any,
-        parameters: list[nn.Parameter],
-        inputs: dict[str, Tensor],
-        make_step: Callable[[list[Tensor]], ManualStep],
-    ) -> Replay | None:
+    def _add(self, form: Form, parameters: list[nn.Parameter]) -> None:
         if self._shared is None or list(map(id, self._shared.parameters)) != list(map(id, parameters)):
             self._captured.clear()
             self._shared = _Shared(parameters)
@@ -229,20 +235,19 @@ class Replays:
         while len(self._captured) >= self.most:
             self._captured.pop(self._rarest())
         try:
-            self._captured[key] = Replay(make_step(self._shared.buffers), inputs, self._shared)
+            self._captured[form.key] = Replay(form.make_step(self._shared.buffers), form.inputs, self._shared)
         except (_NoRoom, HardwareError, RuntimeError) as error:
             # The end of a capture that was broken off fails as well, and that is what comes here then.
             first = _first_of(error)
             if isinstance(first, KeyboardInterrupt):
                 raise first from None
             if isinstance(first, _NoRoom | HardwareError | torch.OutOfMemoryError):
-                self._without_room.add(key)
+                self._without_room.add(form.key)
             else:
                 self.disabled_because = f"capturing a CUDA graph failed: {str(first).partition(chr(10))[0]}"
         finally:
             if not self._captured:
                 self._shared = None
-        return self._captured.get(key)
 
     def give_way(self, tokens: int, device: torch.device) -> None:
         """Forgets what is captured where its memory may be wanted by a step of so many tokens that isn't."""

@@ -84,7 +84,7 @@ def test_replayed_steps_of_several_shapes_give_the_gradients_of_autograd(family,
 
 
 def test_two_forwards_that_wait_for_their_backward_do_not_share_a_replay(capturing):
-    model, (first, second) = adapted_model("llama"), (batch(seed=1), batch(2, 23))
+    model, (first, second) = adapted_model("llama"), (batch(seed=1), batch(2, 40))
     install(model, True, cuda_graphs=False)
     model.zero_grad(set_to_none=True)
     (model(**first).loss + model(**second).loss).backward()
@@ -166,6 +166,43 @@ def test_what_is_trained_may_change_under_a_captured_shape(capturing):
                 parameter.requires_grad_("down_proj" not in name)
     for _ in range(4):
         assert worst(step(model, **on_a_card(batch()))[1], step(plain, **batch())[1]) < 1e-5
+
+
+def padded_on_the_right(length, shorter):
+    """Two rows, the second shorter, as a collator pads it."""
+    inputs = batch(2, length, seed=length)
+    mask = torch.ones_like(inputs["input_ids"])
+    mask[1, length - shorter :] = 0
+    return inputs | {"labels": inputs["labels"].masked_fill(mask == 0, -100), "attention_mask": mask}
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "qwen3"])
+def test_batches_of_any_length_are_replayed_from_one_that_is_a_little_longer(family, capturing):
+    model = adapted_model(family)
+    batches = [padded_on_the_right(length, length % 7) for length in (38, 45, 33, 47, 40, 48, 36)]
+    wanted = [step(model, **inputs) for inputs in batches]
+    install(model, True)
+    for inputs, (loss, grads) in zip(batches, wanted, strict=True):
+        got_loss, got = step(model, **on_a_card(inputs))
+        assert abs(float(got_loss - loss)) < 1e-5 and worst(got, grads) < 1e-5
+    (replay,) = engine_of(model).captured.replays._captured.values()
+    assert replay.inputs["input_ids"].shape == (2, 48)
+
+
+def test_batches_that_are_all_alike_are_not_padded(capturing):
+    model = adapted_model("llama")
+    install(model, True)
+    (replay,) = captured_of(model, batch(2, 45)).values()
+    assert replay.inputs["input_ids"].shape == (2, 45)
+
+
+def test_where_work_takes_longer_than_launching_nothing_is_padded(capturing, monkeypatch):
+    monkeypatch.setattr(Settings, "captures", lambda self, config, tokens, length, like, bound: bound > 3e-3)
+    model = adapted_model("llama")
+    install(model, True)
+    for length in (38, 45, 33, 47, 40, 48, 36):
+        step(model, **on_a_card(batch(2, length)))
+    assert not len(engine_of(model).captured.replays)
 
 
 def launches_before_it_looks(model, inputs, monkeypatch):

@@ -119,6 +119,37 @@ def test_a_replayed_step_gives_the_gradients_of_an_eager_one(family):
     assert len(replays) and replays.disabled_because is None
 
 
+@pytest.mark.parametrize("policy", [True, "offload"])
+def test_batches_of_any_length_are_replayed_from_one_capture(policy):
+    model, _ = on_gpu(adapted_model("llama"), batch())
+    batches = [on_gpu(model, batch(2, length, seed=length))[1] for length in (38, 45, 33, 47, 40, 48, 36)]
+    install(model, policy, cuda_graphs=False)
+    wanted = [step(model, **inputs) for inputs in batches]
+    install(model, policy)
+    for inputs, (loss, grads) in zip(batches, wanted, strict=True):
+        got_loss, got = step(model, **inputs)
+        assert abs(float(got_loss - loss)) < 1e-5 and worst(got, grads) < 1e-4
+    replays = engine_of(model).captured.replays
+    assert len(replays) == 1 and replays.disabled_because is None
+
+
+def test_what_was_replayed_for_a_model_that_stands_differently_is_thrown_away():
+    model, inputs = on_gpu(adapted_model("llama"), batch())
+    adapter = model.get_base_model().model.layers[1].mlp.down_proj
+    install(model, True, cuda_graphs=False)
+    by_scaling = {}
+    for scaling in (1.5, 5.0):
+        adapter.scaling["default"] = scaling
+        by_scaling[scaling] = step(model, **inputs)
+    install(model, True)
+    for scaling in (1.5, 5.0, 5.0, 1.5, 5.0):
+        adapter.scaling["default"] = scaling
+        wanted = by_scaling[scaling]
+        for _ in range(3):
+            loss, grads = step(model, **inputs)
+            assert abs(float(loss - wanted[0])) < 1e-5 and worst(grads, wanted[1]) < 1e-4
+
+
 def test_replayed_gradients_accumulate_and_two_forwards_may_wait():
     model, _ = on_gpu(adapted_model("llama"), batch())
     batches = [on_gpu(model, batch(seed=seed))[1] for seed in range(4)]

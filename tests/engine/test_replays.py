@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from sloth_nb.engine import graphs
-from sloth_nb.engine.graphs import Replays
+from sloth_nb.engine.graphs import Form, Replays
 from sloth_nb.errors import HardwareError
+from sloth_nb.memory import moving
 
 GB = 10**9
 CUDA = torch.device("cuda", 0)
@@ -28,8 +29,12 @@ def replays(monkeypatch):
     return made
 
 
+def form(key, make_step=lambda buffers: None):
+    return Form(key, {}, make_step)
+
+
 def due(replays, key):
-    replays._count(key)
+    replays.count([form(key)])
     return replays._is_due(key)
 
 
@@ -66,21 +71,49 @@ def pool(monkeypatch):
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
 
 
-@pytest.mark.parametrize("shapes", [5, 16, 64])
-def test_many_shapes_that_come_again_and_again_are_not_captured_again_and_again(pool, monkeypatch, shapes):
-    monkeypatch.setattr(graphs, "Replay", lambda step, inputs, shared: SimpleNamespace(tokens=1, taken=1))
+@pytest.fixture
+def captured_at_once(pool, monkeypatch):
+    monkeypatch.setattr(
+        graphs, "Replay", lambda step, inputs, shared: SimpleNamespace(tokens=1, taken=1, run=repr)
+    )
+
+
+@pytest.mark.parametrize("shapes", [9, 24, 64])
+def test_many_shapes_that_come_again_and_again_are_not_captured_again_and_again(captured_at_once, shapes):
     made, captures, draw = Replays(), [], random.Random(0)
     for _ in range(3000):
-        made.get(draw.randrange(shapes), [], {}, captures.append)
-    assert len(made) == 4 and len(captures) < 20
+        made.get([], [form(draw.randrange(shapes), captures.append)])
+    assert len(made) == made.most and len(captures) < 3 * made.most
 
 
-def test_a_shape_that_comes_to_prevail_takes_the_place_of_one_that_no_longer_comes(pool, monkeypatch):
-    monkeypatch.setattr(graphs, "Replay", lambda step, inputs, shared: SimpleNamespace(tokens=1, taken=1))
+def test_lengths_that_vary_as_texts_do_are_nearly_all_replayed_from_a_few_captures(captured_at_once):
+    made, captures, draw = Replays(), [], random.Random(0)
+    replayed = 0
+    for _ in range(3000):
+        length = max(int(draw.lognormvariate(5, 0.5)) + 40 for _ in range(2))
+        forms = [form(key, captures.append) for key in (length, moving.shared_length(length))]
+        replayed += made.get([], forms) is not None
+    assert replayed > 0.9 * 3000 and len(captures) < 3 * made.most
+
+
+def test_a_shape_that_comes_to_prevail_takes_the_place_of_one_that_no_longer_comes(captured_at_once):
     made = Replays()
-    for key in [*"abcd" * 500, *"e" * 1500]:
-        made.get(key, [], {}, lambda buffers: None)
-    assert "e" in made._captured
+    for key in [*"abcdefgh" * 500, *"i" * 1500]:
+        made.get([], [form(key)])
+    assert "i" in made._captured
+
+
+def test_a_shape_of_its_own_is_captured_where_most_come_in_it_and_else_the_longer_one(captured_at_once):
+    alike, varied = Replays(), Replays()
+    for length in (300, 300, 300, 310, 300, 300):
+        alike.get([], [form(length), form(320)])
+    for length in (300, 310, 290, 300, 305, 299):
+        varied.get([], [form(length), form(320)])
+    assert list(alike._captured) == [300] and list(varied._captured) == [320]
+    assert alike.ready([form(310), form(320)]) is None and varied.ready([form(298), form(320)]) is not None
+    for _ in range(7):  # from now on all are alike
+        varied.get([], [form(300), form(320)])
+    assert list(varied._captured) == [320, 300]
 
 
 def test_an_interrupt_in_a_capture_reaches_the_user_and_leaves_nothing_half_made(pool, monkeypatch):
@@ -94,7 +127,7 @@ def test_an_interrupt_in_a_capture_reaches_the_user_and_leaves_nothing_half_made
 
     monkeypatch.setattr(graphs, "Replay", broken_off)
     with pytest.raises(KeyboardInterrupt):
-        made.get("a shape", [], {}, lambda buffers: None)
+        made.get([], [form("a shape")])
     assert made._shared is None and made.disabled_because is None
     made.give_way(10, CUDA)
 
@@ -109,15 +142,14 @@ def test_memory_that_runs_out_in_a_capture_says_nothing_of_other_shapes(pool, mo
             raise RuntimeError("the capture was invalidated")
 
     monkeypatch.setattr(graphs, "Replay", out_of_memory)
-    assert made.get("a shape", [], {}, lambda buffers: None) is None and made.disabled_because is None
+    assert made.get([], [form("a shape")]) is None and made.disabled_because is None
 
 
-def test_gradients_have_a_buffer_each_when_more_parameters_are_trained_than_before(pool, monkeypatch):
-    monkeypatch.setattr(graphs, "Replay", lambda step, inputs, shared: SimpleNamespace(tokens=1, taken=1))
+def test_gradients_have_a_buffer_each_when_more_parameters_are_trained_than_before(captured_at_once):
     made, (first, second) = Replays(after=1), (torch.nn.Parameter(torch.ones(n)) for n in (2, 3))
     given = []
     for parameters in ([first], [first, second]):
-        made.get(len(parameters), parameters, {}, given.append)
+        made.get(parameters, [form(len(parameters), given.append)])
     assert [[b.shape for b in buffers] for buffers in given] == [[(2,)], [(2,), (3,)]]
 
 
@@ -129,5 +161,5 @@ def test_a_shape_that_finds_no_room_runs_as_usual_from_then_on(pool, reason):
         tried.append(buffers)
         raise reason
 
-    assert [made.get("a shape", [], {}, make_step) for _ in range(4)] == [None] * 4
+    assert [made.get([], [form("a shape", make_step)]) for _ in range(4)] == [None] * 4
     assert len(tried) == 1 and made.disabled_because is None
