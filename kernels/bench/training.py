@@ -6,8 +6,8 @@
 
 SHAPE is a key of SHAPES, WHO one of hf, liger, unsloth, sloth_nb, a CASE is BATCHxLENGTH (2x2048), with :MODE where it
 has a checkpointing of its own (2x2048:False keeps all). One contestant a process. QLoRA NF4, rank 32 on all
-projections, 8-bit AdamW, random tokens. Prints tokens/s (median step), the allocator's peak, the share of it above the
-model, and the first step's loss, which must agree between contestants.
+projections, 8-bit AdamW, random tokens. Prints tokens/s (of the median step, or of all with --varied), the allocator's
+peak, the share of it above the model, and the first step's loss, which must agree between contestants.
 """
 
 from __future__ import annotations
@@ -249,6 +249,17 @@ def optimiser_of(who: str, args: argparse.Namespace) -> Any:
     return AdamW8bit
 
 
+def batches_of(batch: int, length: int, args: argparse.Namespace) -> list[Any]:
+    """Random tokens on the GPU, for every step; the same for every contestant."""
+    import torch
+
+    generator, steps = torch.Generator().manual_seed(7), args.warm + args.steps
+    if not args.varied:
+        return [torch.randint(4, 90000, (batch, length), generator=generator).cuda()] * steps
+    lengths = torch.randint(length // 2, length + 1, (steps,), generator=generator).tolist()
+    return [torch.randint(4, 90000, (batch, n), generator=generator).cuda() for n in lengths]
+
+
 def measure(model: Any, who: str, cases: list[str], args: argparse.Namespace, since: float) -> None:
     import torch
 
@@ -270,10 +281,10 @@ def measure(model: Any, who: str, cases: list[str], args: argparse.Namespace, si
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        ids = torch.randint(4, 90000, (batch, length), generator=torch.Generator().manual_seed(7)).cuda()
-        times, first, error = [], None, ""
+        batches = batches_of(batch, length, args)
+        times, tokens, first, error = [], [], None, ""
         try:
-            for i in range(args.warm + args.steps):
+            for i, ids in enumerate(batches):
                 torch.cuda.synchronize()
                 start = time.perf_counter()
                 loss = model(input_ids=ids, labels=ids).loss
@@ -286,6 +297,7 @@ def measure(model: Any, who: str, cases: list[str], args: argparse.Namespace, si
                     to_first = time.perf_counter() - since
                 if i >= args.warm:
                     times.append(time.perf_counter() - start)
+                    tokens.append(ids.numel())
                 del loss
         except torch.cuda.OutOfMemoryError:
             error = "out of memory"
@@ -293,7 +305,8 @@ def measure(model: Any, who: str, cases: list[str], args: argparse.Namespace, si
         peak = torch.cuda.max_memory_allocated()
         row = {
             "who": who, "case": shape, "checkpointing": str(checkpointing), "loss": first, "error": error,
-            "step_ms": step and round(step * 1e3, 1), "tok_s": step and round(batch * length / step),
+            "step_ms": step and round(step * 1e3, 1),
+            "tok_s": step and round(sum(tokens) / sum(times) if args.varied else batch * length / step),
             "peak_gb": round(peak / 2**30, 2), "above_gb": round((peak - base) / 2**30, 2),
             "reserved_gb": round(torch.cuda.max_memory_reserved() / 2**30, 2),
             "first_step_s": first and round(to_first, 1),
@@ -315,6 +328,9 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--warm", type=int, default=4)
+    parser.add_argument(
+        "--varied", action="store_true", help="every step as long as chance has it, from half of LENGTH up"
+    )
     parser.add_argument("--cap", type=float, default=0, help="GB that the process may use")
     parser.add_argument(
         "--bnb-optimiser", action="store_true", help="sloth_nb, too, steps with bitsandbytes' class"
