@@ -97,7 +97,7 @@ class AttentionHalf:
             self.post_norm.backward(dx[:, :hidden], out, rstd, grads, out=dout[:, :hidden])
             del out
         elif t is None:
-            t = self.output.low_rank_input(attention)
+            t = self.output.low_rank_input(attention, weights)
         dt = self.output.backward_low_rank(dout, weights)
         dattention = self.output.backward_input(dout, dt, weights)
         self.output.backward_parameters(dout, dt, attention, t, grads)
@@ -118,13 +118,12 @@ class AttentionHalf:
         """Through the q, k, v products and the first norm; added to the residual's gradient in dx."""
         tape.qkv, hidden = None, tape.input.shape[1]
         normed, rstd = self.norm.forward(tape.input)
+        weights = self.qkv.weights(dx.dtype)
         t = tape.low_rank.get("qkv")
         if t is None:
-            t = self.qkv.low_rank_input(normed)
-        goes_on = need_input or grads.wants(self.norm.weight)
-        weights = self.qkv.weights(dx.dtype) if goes_on else None
+            t = self.qkv.low_rank_input(normed, weights)
         dt = self.qkv.backward_low_rank(dqkv, weights)
-        if weights is not None:
+        if need_input or grads.wants(self.norm.weight):
             dnormed = self.qkv.backward_input(dqkv, dt, weights)
             del weights
             self.norm.backward(dnormed, tape.input, rstd, grads, out=dx[:, :hidden], add=True)

@@ -23,13 +23,15 @@ __all__ = ["Group", "Weights"]
 class Weights:
     """A group's base weights in the compute dtype: (weight (rows, in), where its rows stand in the output).
 
-    ``around``, (out + rank, in + room), is the same weight with scaling * B beside it and A beneath
+    ``around``, (out + rank, in + room), is the same weight with scaling * B beside it, ``b``, and A beneath, ``a``
     (``adapted_weight``): one product with an input that x A^T stands beside adds base and adapters in one pass over
     the output, and so does the backward with a gradient that dt stands beside.
     """
 
     parts: list[tuple[Tensor, slice]]
     around: Tensor | None = None
+    a: Tensor | None = None
+    b: Tensor | None = None
 
 
 @dataclass
@@ -79,11 +81,14 @@ class Group:
     # -- the low-rank factors in the compute dtype ---------------------------------------------------------------
 
     def low_rank_targets(self, like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Allocates this pass's copies of A (stacked) and B; returns (copies, parameters) to be filled in one go."""
+        """Allocates this pass's copies of A (stacked) and B; returns (copies, parameters) to be filled in one go. None
+        where they lie around the weights."""
         copies: list[Tensor] = []
         sources: list[Tensor] = []
-        self.a = like.new_empty(self.rank, self.in_features) if self.rank else None
-        self.b = []
+        self.a, self.b = None, []
+        if self.room or not self.rank:
+            return copies, sources
+        self.a = like.new_empty(self.rank, self.in_features)
         for p, ranks in zip(self.projections, self._ranks, strict=True):
             if not p.rank:
                 self.b.append(None)
@@ -116,19 +121,17 @@ class Group:
                 for p, rows in zip(self.projections, self._rows, strict=True)
             ]
             return Weights(parts)
+        rows, columns, beneath = self.out_features, self.in_features, self.rank if self.room else 0
         device = self.projections[0].base.weight.device
+        around = torch.empty(rows + beneath, columns + self.room, dtype=dtype, device=device)
+        weight = around[:rows, :columns]
+        parts = [(weight, slice(0, rows))]
         if self.room:
-            around = torch.empty(
-                self.out_features + self.rank, self.in_features + self.room, dtype=dtype, device=device
-            )
             adapted_weight([p.operand() for p in self.projections], around)
-            weight = around[: self.out_features, : self.in_features]
-        else:
-            around = None
-            weight = torch.empty(self.out_features, self.in_features, dtype=dtype, device=device)
-            for p, rows in zip(self.projections, self._rows, strict=True):
-                p.operand().dense(dtype, weight[rows])
-        return Weights([(weight, slice(0, self.out_features))], around)
+            return Weights(parts, around, around[rows:, :columns], self._beside(around[:rows], columns))
+        for p, own in zip(self.projections, self._rows, strict=True):
+            p.operand().dense(dtype, weight[own])
+        return Weights(parts)
 
     def _beside(self, x: Tensor, features: int) -> Tensor | None:
         """The ranks' columns beside an input or a gradient of so many ``features``; None where it has none."""
@@ -136,9 +139,11 @@ class Group:
 
     # -- products -------------------------------------------------------------------------------------------------
 
-    def low_rank_input(self, x: Tensor) -> Tensor | None:
+    def low_rank_input(self, x: Tensor, weights: Weights) -> Tensor | None:
         """x A^T of every projection, side by side: (tokens, sum of ranks)."""
-        return torch.mm(x[:, : self.in_features], self.a.t()) if self.rank else None
+        if not self.rank:
+            return None
+        return torch.mm(x[:, : self.in_features], (self.a if weights.a is None else weights.a).t())
 
     def forward(
         self, x: Tensor, weights: Weights, *, residual: Tensor | None = None, out: Tensor | None = None
@@ -152,23 +157,26 @@ class Group:
             y.copy_(residual)
         begun, parts = residual is not None, weights.parts
         if weights.around is not None and (t := self._beside(x, self.in_features)) is not None:
-            torch.mm(x[:, : self.in_features], self.a.t(), out=t)
+            torch.mm(x[:, : self.in_features], weights.a.t(), out=t)
             x = x[:, : self.in_features + self.rank]
             parts = [(weights.around[: self.out_features, : x.shape[1]], slice(None))]
         else:
             x = x[:, : self.in_features]
-            t = self.low_rank_input(x)
+            t = self.low_rank_input(x, weights)
             if t is not None:
-                self._add_adapters(y, t, begun)
+                self._add_adapters(y, t, weights, begun)
                 begun = True
         for weight, rows in parts:
             y[:, rows].addmm_(x, weight.t(), beta=float(begun))
         self._add_biases(y)
         return y, t
 
-    def _add_adapters(self, y: Tensor, t: Tensor, begun: bool) -> None:
+    def _add_adapters(self, y: Tensor, t: Tensor, weights: Weights, begun: bool) -> None:
         """Adds what the adapters contribute to y, or puts it there where nothing has ``begun`` yet. Before the base's
         product: rounding it costs little as it is small, rounding the sum again costs as much as that is large."""
+        if weights.b is not None:
+            y.addmm_(t, weights.b.t(), beta=float(begun))
+            return
         for p, rows, ranks, b in zip(self.projections, self._rows, self._ranks, self.b, strict=True):
             if b is not None:
                 y[:, rows].addmm_(t[:, ranks], b.t(), beta=float(begun), alpha=p.scaling)
@@ -180,16 +188,15 @@ class Group:
             if p.bias is not None:
                 y[:, rows] += p.bias.detach().to(y.dtype)
 
-    def backward_low_rank(self, dy: Tensor, weights: Weights | None = None) -> Tensor | None:
+    def backward_low_rank(self, dy: Tensor, weights: Weights) -> Tensor | None:
         """The gradient of the low-rank input, (tokens, sum of ranks); beside dy where that has room."""
         if not self.rank:
             return None
         dt = self._beside(dy, self.out_features)
-        if dt is not None and weights is not None:  # zeros beside each B keep the projections apart
-            b = self._beside(weights.around[: self.out_features], self.in_features)
-            return torch.mm(dy[:, : self.out_features], b, out=dt)
         if dt is None:
             dt = dy.new_empty(dy.shape[0], self.rank)
+        if weights.b is not None:  # zeros beside each B keep the projections apart
+            return torch.mm(dy[:, : self.out_features], weights.b, out=dt)
         for p, rows, ranks, b in zip(self.projections, self._rows, self._ranks, self.b, strict=True):
             if b is not None:
                 target = dt[:, ranks]

@@ -95,8 +95,6 @@ class MlpHalf:
         if buffer is None:
             buffer = self.gate_up.grad_buffer(y.shape[0], y)
             _, t = self.gate_up.forward(normed, weights[0].get(), out=buffer[:, :width])
-        elif t is None:
-            t = self.gate_up.low_rank_input(normed)
         gate, up = split_gate_up(buffer[:, :width])
         dm, h = self.down.fitted(dx), None
         if self.post_norm is not None:
@@ -109,12 +107,12 @@ class MlpHalf:
         weight = weights[1].get()
         dt_down = self.down.backward_low_rank(dm, weight)
         dh = self.down.backward_input(dm, dt_down, weight)
-        del weight
         # The gradients of gate and up replace them; h comes again in place of its own gradient.
         glu_backward(dh, gate, up, self.spec.activation, dgate=gate, dup=up, h=dh if h is None else None)
         if h is None:
             h = dh
-            t_down = self.down.low_rank_input(h) if t_down is None else t_down
+            t_down = self.down.low_rank_input(h, weight) if t_down is None else t_down
+        del weight
         self.down.backward_parameters(dm, dt_down, h, t_down, grads)
         del dh, h, dm
         weight = weights[0].get()

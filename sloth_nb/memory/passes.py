@@ -187,11 +187,11 @@ def _mlp_backward(
     down = down or trace.take("dequantised", s.buffer["down"])
     mine.append(trace.take("workspace", s.apart("down", s.tile)))
     used.append(trace.take("workspace", s.ffn))
+    if not kept and not s.block.post_norms:
+        mine.append(trace.take("workspace", s.low("down", s.tile)))
     if not s.holds:
         trace.free(down)
         down = None
-    if not kept and not s.block.post_norms:
-        mine.append(trace.take("workspace", s.low("down", s.tile)))
     _gradients(trace, s, "down", first)
     trace.free(*used)
     wide = wide or trace.take("dequantised", s.buffer["gate_up"])
@@ -244,9 +244,9 @@ def _attention_backward(trace: Trace, s: Sizes, tape: dict[str, Held | None]) ->
 def _projections_backward(trace: Trace, s: Sizes, tape: dict[str, Held | None], dqkv: Held | None) -> None:
     trace.free(tape.pop("qkv"))
     mine = _normed(trace, s, "", s.tokens)
+    weight = trace.take("dequantised", s.buffer["qkv"])
     if "low qkv" not in tape:
         mine.append(trace.take("workspace", s.low("qkv", s.tokens)))
-    weight = trace.take("dequantised", s.buffer["qkv"])
     mine.append(trace.take("workspace", s.apart("qkv", s.tokens)))
     dnormed = trace.take("workspace", s.hidden)
     trace.free(weight, dnormed)

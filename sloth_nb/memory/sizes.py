@@ -58,8 +58,8 @@ class Sizes:
         # With few tokens the MLP's weights are dequantised for each use, not held between them.
         self.holds = tokens > HOLD_FROM
         self.tiles = -(-tokens // max(self.tile, 1))
-        # Copies of the adapters in 16 bits, and the gradients: of an adapter's A and B, or of the whole weights.
-        # The A of a group stand one upon the other.
+        # Copies of the adapters in 16 bits, where they don't lie around the weights; and the gradients: of an adapter's
+        # A and B, or of the whole weights. The A of a group stand one upon the other.
         pieces: dict[str, list[int]] = {group: [] for group in groups}
         self.copies: list[int] = []
         if work.lora:
@@ -68,7 +68,8 @@ class Sizes:
             for group, rank in self.ranks.items():
                 if rank:
                     stacked = rank * sides[group][0]
-                    self.copies += [item * size for size in (stacked, *pieces[group])]
+                    if not self.room[group]:
+                        self.copies += [item * size for size in (stacked, *pieces[group])]
                     pieces[group].append(stacked)
         else:
             for linear in block.linears:

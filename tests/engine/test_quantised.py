@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
-from families import CONFIGS, TARGETS, adapted_model, batch, plain_model, step, worst
+from families import CONFIGS, PHI3_TARGETS, TARGETS, adapted_model, batch, plain_model, step, worst
 from peft import LoraConfig, get_peft_model
 
+from sloth_nb.engine import linear
 from sloth_nb.models.install import install
+from sloth_nb.models.report import engine_of
 
 bnb = pytest.importorskip("bitsandbytes")
 from bitsandbytes.functional import dequantize_4bit  # noqa: E402
@@ -29,15 +31,16 @@ def quantise(module: torch.nn.Linear, kind: str) -> torch.nn.Module:
     return new.to("cpu")
 
 
-def quantised_model(kind: str, rank: int = 4) -> torch.nn.Module:
+def quantised_model(kind: str, rank: int = 4, family: str = "llama", alpha: int = 8) -> torch.nn.Module:
     """With adapters over it, B not zero."""
-    model = plain_model("llama")
+    model = plain_model(family)
     for name, module in list(model.model.layers.named_modules()):
         if isinstance(module, torch.nn.Linear):
             parent, _, leaf = name.rpartition(".")
             setattr(model.model.layers.get_submodule(parent), leaf, quantise(module, kind))
     model.is_loaded_in_4bit, model.is_loaded_in_8bit = kind == "nf4", kind == "int8"
-    model = get_peft_model(model, LoraConfig(r=rank, target_modules=TARGETS)).train()
+    targets = PHI3_TARGETS if family == "phi3" else TARGETS
+    model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets)).train()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -81,6 +84,23 @@ def test_adapters_over_a_quantised_base_are_as_near_to_float64_as_peft_is(kind, 
     # Of int8 weights peft's own products round the inputs to 8 bits, too.
     assert worst(got, exact) < (2 * worst(grads, exact) if kind == "nf4" else 2e-5)
     assert abs(float(got_loss - loss)) < (1e-5 if kind == "nf4" else 1)
+
+
+@pytest.mark.parametrize("policy", ["keep", "recompute", "lean"])
+@pytest.mark.parametrize(("kind", "family"), [
+    ("nf4", "llama"), ("int8", "llama"), ("nf4", "gemma3"), ("nf4", "qwen3"), ("nf4", "phi3"),
+])  # fmt: skip
+def test_adapters_around_the_weights_as_on_a_gpu_are_as_near_to_float64(kind, family, policy, monkeypatch):
+    monkeypatch.setattr(CONFIGS[family], "intermediate_size", 128)
+    if family == "qwen3":
+        monkeypatch.setattr(CONFIGS[family], "head_dim", 16)
+    model, inputs = quantised_model(kind, rank=8, family=family, alpha=13), batch()
+    exact_loss, exact = step(in_float64(model), **inputs)
+    monkeypatch.setattr(linear, "on_gpu", lambda x: True)
+    install(model, policy, mlp_tile=16)
+    assert all(group.room for layer in engine_of(model).layers() for group in layer.groups)
+    loss, grads = step(model, **inputs)
+    assert abs(float(loss - exact_loss)) < 4e-6 and worst(grads, exact) < 2e-5
 
 
 @pytest.mark.usefixtures("whole_blocks")
