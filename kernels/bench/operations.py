@@ -292,6 +292,7 @@ def weights(by: Contestants) -> Iterator[Case]:
 
 def adapted_weights() -> Iterator[Case]:
     """What a layer's q, k, v and its gate, up need: dequantised, with B beside and A beneath."""
+    adapted_weight = importlib.import_module("sloth_nb_kernels.adapted_weight")
     for name, outs in (("q, k, v", (HIDDEN, 1024, 1024)), ("gate, up", (FFN, FFN))):
         parts = []
         for out in outs:
@@ -300,25 +301,12 @@ def adapted_weights() -> Iterator[Case]:
             parts.append(K.Projection(packed, state, a=a, b=b, scale=0.5))
         rows, ranks = sum(outs), RANK * len(outs)
         buffer = torch.empty(rows + ranks, HIDDEN + 128, dtype=torch.bfloat16, device="cuda")
-
-        def one_by_one(
-            parts: list[Any] = parts, buffer: Any = buffer, outs: Any = outs, rows: int = rows
-        ) -> None:
-            row = 0
-            buffer[:rows, HIDDEN : HIDDEN + RANK * len(outs)].zero_()
-            for i, (p, out) in enumerate(zip(parts, outs, strict=True)):
-                K.dequantize_nf4(p.weight, p.quantised, out=buffer[row : row + out, :HIDDEN])
-                columns = slice(HIDDEN + i * RANK, HIDDEN + (i + 1) * RANK)
-                torch.mul(p.b, p.scale, out=buffer[row : row + out, columns])
-                buffer[rows + i * RANK : rows + (i + 1) * RANK, :HIDDEN].copy_(p.a)
-                row += out
-
         count = rows * HIDDEN
         yield Case(
             f"{name} of NF4 with their adapters around",
             lambda p=parts, b=buffer: K.adapted_weight(p, b),
             count * 2 + count // 2 + count // 64 + 6 * ranks * (rows // len(outs) + HIDDEN), 0,
-            {"one by one": one_by_one},
+            {"one by one": lambda p=parts, b=buffer: adapted_weight._one_by_one(p, b, HIDDEN)},
         )  # fmt: skip
 
 

@@ -21,7 +21,11 @@ from .sequences import Sequences
 from .standing import hooked
 from .step import CausalStep
 
-__all__ = ["CapturedSteps"]
+__all__ = ["CapturedSteps", "shared_length"]
+
+# A step is padded to be captured while a layer's forward takes less than this, padding and all: launching it takes a
+# fast host longer.
+_PADDED_WITHIN = 2e-3
 
 
 class CapturedSteps:
@@ -75,11 +79,11 @@ class CapturedSteps:
         Batches are as long as their longest row, and hardly two alike. What is padded on the right changes nothing
         before it, and isn't learnt.
         """
-        more = moving.shared_length(seqs.length) - seqs.length
+        more = shared_length(seqs.length) - seqs.length
         if not more or seqs.packed or "position_ids" in inputs:
             return [inputs]
         length = seqs.length + more
-        if not self._waits_for_launches(seqs.batch * length, length, moving.PADDED_BOUND):
+        if not self._waits_for_launches(seqs.batch * length, length, _PADDED_WITHIN):
             return [inputs]
         ids, targets = pad(inputs["input_ids"], (0, more)), pad(inputs["targets"], (0, more), value=-100)
         return [inputs, inputs | {"input_ids": ids, "targets": targets}]
@@ -112,15 +116,15 @@ class CapturedSteps:
         self.offloader = self._usual = None
         self._alternates = False
 
-    def _waits_for_launches(self, tokens: int, length: int, bound: float = moving.HOST_BOUND) -> bool:
+    def _waits_for_launches(self, tokens: int, length: int, within: float = moving.HOST_BOUND) -> bool:
         """Whether launches take longer than the work of a pass over so many tokens."""
         decoder, settings = self.decoder, self.decoder.settings
         if not settings.cuda_graphs or not torch.is_grad_enabled():
             return False
-        key = (tokens, length, bound)
+        key = (tokens, length, within)
         if key not in self._waiting:
             weight = decoder.base.norm.weight
-            self._waiting[key] = settings.captures(decoder.config, tokens, length, weight, bound)
+            self._waiting[key] = settings.captures(decoder.config, tokens, length, weight, within)
         return self._waiting[key]
 
     def _may_replay(self, bound: Bound) -> bool:
@@ -144,6 +148,13 @@ class CapturedSteps:
             self.offloader.memory.adopt(usual.memory)
         self.offloader.forget()
         return CausalStep(self.decoder, bound, plan, longest, buffers, self.offloader)
+
+
+def shared_length(length: int) -> int:
+    """The length that rows of up to so many tokens are padded to for a captured step: four or so an octave, so that
+    few shapes are captured and at most a quarter is padded."""
+    step = max(16, 1 << max((length - 1).bit_length() - 3, 0))
+    return -(-length // step) * step
 
 
 def _inputs(ids: Tensor, call: Call, targets: Tensor, items: Tensor | int | None) -> dict[str, Tensor]:

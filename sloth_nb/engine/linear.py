@@ -21,16 +21,17 @@ __all__ = ["Group", "Weights"]
 
 @dataclass
 class Weights:
-    """A group's base weights in the compute dtype: (weight (rows, in), where its rows stand in the output).
+    """A group's base weights in the compute dtype: (weight (rows, in), where its rows stand in the output); and ``a``,
+    the projections' A stacked, (rank, in).
 
-    ``around``, (out + rank, in + room), is the same weight with scaling * B beside it, ``b``, and A beneath, ``a``
+    ``around``, (out + rank, in + room), is the same weight with scaling * B beside it, ``b``, and A beneath
     (``adapted_weight``): one product with an input that x A^T stands beside adds base and adapters in one pass over
     the output, and so does the backward with a gradient that dt stands beside.
     """
 
     parts: list[tuple[Tensor, slice]]
-    around: Tensor | None = None
     a: Tensor | None = None
+    around: Tensor | None = None
     b: Tensor | None = None
 
 
@@ -120,7 +121,7 @@ class Group:
                 (p.base.weight.detach().to(dtype), rows)
                 for p, rows in zip(self.projections, self._rows, strict=True)
             ]
-            return Weights(parts)
+            return Weights(parts, self.a)
         rows, columns, beneath = self.out_features, self.in_features, self.rank if self.room else 0
         device = self.projections[0].base.weight.device
         around = torch.empty(rows + beneath, columns + self.room, dtype=dtype, device=device)
@@ -128,10 +129,10 @@ class Group:
         parts = [(weight, slice(0, rows))]
         if self.room:
             adapted_weight([p.operand() for p in self.projections], around)
-            return Weights(parts, around, around[rows:, :columns], self._beside(around[:rows], columns))
+            return Weights(parts, around[rows:, :columns], around, self._beside(around[:rows], columns))
         for p, own in zip(self.projections, self._rows, strict=True):
             p.operand().dense(dtype, weight[own])
-        return Weights(parts)
+        return Weights(parts, self.a)
 
     def _beside(self, x: Tensor, features: int) -> Tensor | None:
         """The ranks' columns beside an input or a gradient of so many ``features``; None where it has none."""
@@ -141,9 +142,7 @@ class Group:
 
     def low_rank_input(self, x: Tensor, weights: Weights) -> Tensor | None:
         """x A^T of every projection, side by side: (tokens, sum of ranks)."""
-        if not self.rank:
-            return None
-        return torch.mm(x[:, : self.in_features], (self.a if weights.a is None else weights.a).t())
+        return torch.mm(x[:, : self.in_features], weights.a.t()) if self.rank else None
 
     def forward(
         self, x: Tensor, weights: Weights, *, residual: Tensor | None = None, out: Tensor | None = None
@@ -207,7 +206,7 @@ class Group:
         """The input's gradient, (tokens, in). With room in dy, ``dt`` must lie there."""
         if weights.around is not None and dy.shape[1] > self.out_features:
             return torch.mm(dy[:, : self.out_features + self.rank], weights.around[:, : self.in_features])
-        dx = None if dt is None else torch.mm(dt, self.a)  # first, as in _add_adapters
+        dx = None if dt is None else torch.mm(dt, weights.a)  # first, as in _add_adapters
         for weight, rows in weights.parts:
             dx = torch.mm(dy[:, rows], weight) if dx is None else dx.addmm_(dy[:, rows], weight)
         return dx

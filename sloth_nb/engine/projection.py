@@ -45,7 +45,7 @@ class Projection:
     def scales(self) -> tuple[Tensor, ...]:
         """What stands beside a quantised weight's values, where it lies now."""
         if self.kind == "nf4":
-            state = self.base._parameters["weight"].quant_state
+            state = self.base.weight.quant_state
             return _PLAIN(state) if state.state2 is None else _NESTED(state)
         return (self.scale,) if self.kind == "int8" else ()
 

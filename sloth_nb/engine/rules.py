@@ -71,13 +71,13 @@ class Settings:
         return StackPlan(policies, self._tile(config, policies, tokens, like))
 
     def captures(
-        self, config: Any, tokens: int, length: int, like: Tensor, bound: float = moving.HOST_BOUND
+        self, config: Any, tokens: int, length: int, like: Tensor, within: float = moving.HOST_BOUND
     ) -> bool:
         """Whether a pass over this many tokens, in sequences of ``length``, is bound by launches rather than work: a
-        layer's forward takes less than ``bound``, in seconds."""
+        layer's forward takes less than ``within``, in seconds."""
         if not self.cuda_graphs or not like.is_cuda:
             return False
-        return _layer_seconds(config, tokens, length, speed_of(like.device.index)) < bound
+        return _layer_seconds(config, tokens, length, speed_of(like.device.index)) < within
 
     def _one(self, chosen: "bool | str | LayerPolicy") -> LayerPolicy:
         if chosen is False or chosen is None:

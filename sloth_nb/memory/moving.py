@@ -10,13 +10,11 @@ __all__ = [
     "HOST_BOUND",
     "LINK_SHARE",
     "OFFLOAD_FROM",
-    "PADDED_BOUND",
     "WIDE_BYTES",
     "even_tile",
     "layer_seconds",
     "moved_by_layers",
     "seconds_again",
-    "shared_length",
 ]
 
 # Below this many tokens a layer's tensors are too small to be worth a trip to the host.
@@ -27,8 +25,6 @@ TILE_BYTES = 128 << 20
 # else a notebook draws meanwhile comes on top. A captured one holds its gradients' buffers all the time, and is hardly
 # faster where the device is behind anyway.
 HOST_BOUND = 4e-3
-# A step is padded to be captured only while launching it takes a fast host longer than what is padded as well.
-PADDED_BOUND = 2e-3
 # A layer's forward runs at this share of the rate of large products (norms, gates and dequantisation are between); of
 # that time copying may fill this much.
 EFFICIENCY, LINK_SHARE = 0.75, 0.95
@@ -101,10 +97,3 @@ def even_tile(tokens: int, ffn: int, item: int) -> int | None:
         return None
     even = -(-tokens // -(-tokens // most))
     return -(-even // 128) * 128
-
-
-def shared_length(length: int) -> int:
-    """The length that rows of up to so many tokens are padded to for a captured step: four or so an octave, so that
-    few shapes are captured and at most a quarter is padded."""
-    step = max(16, 1 << max((length - 1).bit_length() - 3, 0))
-    return -(-length // step) * step

@@ -197,7 +197,9 @@ def test_batches_that_are_all_alike_are_not_padded(capturing):
 
 
 def test_where_work_takes_longer_than_launching_nothing_is_padded(capturing, monkeypatch):
-    monkeypatch.setattr(Settings, "captures", lambda self, config, tokens, length, like, bound: bound > 3e-3)
+    monkeypatch.setattr(
+        Settings, "captures", lambda self, config, tokens, length, like, within: within > 3e-3
+    )
     model = adapted_model("llama")
     install(model, True)
     for length in (38, 45, 33, 47, 40, 48, 36):

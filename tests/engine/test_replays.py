@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from sloth_nb.engine import graphs
+from sloth_nb.engine.captured import shared_length
 from sloth_nb.engine.graphs import Form, Replays
 from sloth_nb.errors import HardwareError
-from sloth_nb.memory import moving
 
 GB = 10**9
 CUDA = torch.device("cuda", 0)
@@ -91,7 +91,7 @@ def test_lengths_that_vary_as_texts_do_are_nearly_all_replayed_from_a_few_captur
     replayed = 0
     for _ in range(3000):
         length = max(int(draw.lognormvariate(5, 0.5)) + 40 for _ in range(2))
-        forms = [form(key, captures.append) for key in (length, moving.shared_length(length))]
+        forms = [form(key, captures.append) for key in (length, shared_length(length))]
         replayed += made.get([], forms) is not None
     assert replayed > 0.9 * 3000 and len(captures) < 3 * made.most
 

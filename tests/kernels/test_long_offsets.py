@@ -113,6 +113,13 @@ def test_quantised_weights():
     both = torch.stack([packed[first * 32 :] >> 4, packed[first * 32 :] & 15], 1).flatten()
     want = (state.code[both.int()].view(-1, 64) * absmax[:, None]).to(BF16)
     assert torch.equal(got.view(-1, 64)[first:], want)
+    a, b = torch.randn(8, columns, **f32), torch.randn(rows, 8, **f32)
+    out = torch.empty(rows + 8, columns + 64, dtype=BF16, device="cuda")
+    K.adapted_weight([K.Projection(packed[:, None], state, a=a, b=b, scale=0.5)], out)
+    assert torch.equal(out[rows - 4096 : rows, :columns], got[-4096:])
+    assert torch.equal(out[rows - 3 : rows, columns : columns + 8], (0.5 * b[-3:]).to(BF16))
+    assert torch.equal(out[rows:, :columns], a.to(BF16))
+    del out
     int8 = packed.view(torch.int8).repeat(2)[: rows * columns].view(rows, columns)
     scale = torch.rand(rows, **f32)
     assert torch.equal(

@@ -51,3 +51,16 @@ def make_trainer(
         )
 
     return make
+
+
+@pytest.fixture
+def learnt_text() -> Callable[[Any, int], str]:
+    """What a trainer learns of one of its rows."""
+
+    def text(trainer: Any, row: int) -> str:
+        row = trainer.train_dataset[row]
+        return trainer.processing_class.decode(
+            [t for t, y in zip(row["input_ids"], row["labels"], strict=True) if y != -100]
+        )
+
+    return text
