@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -19,6 +20,7 @@ from sloth_nb.training.events import RUN_FILE, RunEvent
 from sloth_nb.training.explain import explained
 from sloth_nb.training.follow import process_mark
 from sloth_nb.training.meters import Pace, forget_peaks, peak_memory_bytes
+from sloth_nb.training.one_walk import OneWalk
 from sloth_nb.training.own_state import building_accelerator
 from sloth_nb.training.prediction import plan_run, predicted_bytes
 from sloth_nb.training.replanning import Replanning
@@ -46,6 +48,7 @@ class WatchedTrainer(Trainer):
         self._tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
         self.run = Run(Path(self.args.output_dir) / RUN_FILE)
         self._replanning = Replanning(self.model, self.run)
+        self._walk = OneWalk(self.model)
         self._run_callback = RunCallback(self.run, self._describe, self._measure)
         self.add_callback(self._run_callback)
 
@@ -114,7 +117,9 @@ class WatchedTrainer(Trainer):
         self._resumed_from = checkpoint
         try:
             self._foresee()
-            with in_use(self.model, "training"):  # answers from other threads are refused meanwhile
+            self._walk = OneWalk(self.model)
+            # Answers from other threads are refused meanwhile.
+            with in_use(self.model, "training"), self._walk.answering():
                 output = super().train(checkpoint, *args, **kwargs)
         except BaseException as error:
             said = explained(error, self.state.global_step)
@@ -173,6 +178,12 @@ class WatchedTrainer(Trainer):
             self._tokens -= _real_tokens(inputs)
         self._predicted = predicted_bytes(self.model, self.args, self.train_dataset)
         return super().training_step(model, inputs, *args, **kwargs)
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """As transformers does it, of the parameters that have a gradient instead of all that there are."""
+        if self.accelerator.distributed_type is not DistributedType.NO or model is not self._walk.model:
+            return super()._clip_grad_norm(model)
+        return self.accelerator.clip_grad_norm_(self._walk.with_gradient(), self.args.max_grad_norm)
 
     def _last_word(self, kind: Any, data: dict[str, Any]) -> None:
         if self.is_world_process_zero():
