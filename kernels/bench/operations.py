@@ -404,13 +404,12 @@ def tune() -> None:
     cross_entropy.vocab_tile = kept
     if bnb:
         packed, state = bnb.quantize_4bit(randn(FFN, HIDDEN), quant_type="nf4", compress_statistics=True)
-        out, kept = torch.empty(FFN, HIDDEN, dtype=torch.bfloat16, device="cuda"), dequantize._nf4_tile
+        out, kept = torch.empty(FFN, HIDDEN, dtype=torch.bfloat16, device="cuda"), dequantize._WORDS
         for words in (128, 256, 512, 1024, 2048):
-            for warps in (2, 4, 8):
-                dequantize._nf4_tile = lambda w=words, n=warps: {"WORDS": w, "num_warps": n}
-                ms = milliseconds(lambda: K.dequantize_nf4(packed, state, out=out))
-                print(f"NF4 {FFN}x{HIDDEN} words {words} warps {warps}: {ms * 1e3:.1f} us", flush=True)
-        dequantize._nf4_tile = kept
+            dequantize._WORDS = words
+            ms = milliseconds(lambda: K.dequantize_nf4(packed, state, out=out))
+            print(f"NF4 {FFN}x{HIDDEN} words {words}: {ms * 1e3:.1f} us", flush=True)
+        dequantize._WORDS = kept
     gate, up = K.split_gate_up(randn(T, 2 * FFN))
     h, kept = torch.empty(T, FFN, dtype=torch.bfloat16, device="cuda"), glu._BLOCK
     for block in (512, 1024, 2048, 4096):

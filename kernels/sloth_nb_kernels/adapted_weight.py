@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .dequantize import dequantize_int8_reference, dequantize_nf4_reference, nf4_words
+from .dequantize import dequantize_int8_reference, dequantize_nf4_reference, nf4_grid, nf4_part
 from .launch import launch, runs_triton, tl, triton
 from .lora import Projection
 
@@ -25,8 +25,8 @@ __all__ = ["adapted_weight", "adapted_weight_reference"]
 
 # So many projections fit into one launch.
 _MOST = 3
-# What a program does: words of eight NF4 values; or rows of B; or columns of one row of A.
-_WORDS, _ROWS, _COLUMNS = 512, 16, 1024
+# What a program does: a part of a row of NF4 values; or rows of B; or columns of one row of A.
+_ROWS, _COLUMNS = 16, 1024
 
 
 def adapted_weight_reference(projections: Sequence[Projection], dtype: torch.dtype) -> Tensor:
@@ -67,31 +67,30 @@ def _adapted_kernel(
     WORDS: tl.constexpr, ROWS: tl.constexpr, RANKS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     row_words = columns // 8
-    words0 = rows0 * row_words
-    words1, words2 = rows1 * row_words, rows2 * row_words
-    after0 = tl.cdiv(words0, WORDS)
-    after1 = after0 + tl.cdiv(words1, WORDS)
-    after2 = after1 + tl.cdiv(words2, WORDS)
+    parts = tl.cdiv(row_words, WORDS)
+    after0 = rows0 * parts
+    after1 = after0 + rows1 * parts
+    after2 = after1 + rows2 * parts
     rows, rank = rows0 + rows1 + rows2, rank0 + rank1 + rank2
     pid = tl.program_id(0)
     if pid < after0:
-        nf4_words(
-            PACKED0, ABSMAX0, CODE0, NESTED_CODE0, NESTED_ABSMAX0, OFFSET0, OUT, pid * WORDS, words0, row_words,
-            o_row, NESTED, SPAN_WORDS, NESTED_SPAN, True, WORDS,
+        nf4_part(
+            PACKED0, ABSMAX0, CODE0, NESTED_CODE0, NESTED_ABSMAX0, OFFSET0, OUT, pid, row_words, o_row,
+            NESTED, SPAN_WORDS, NESTED_SPAN, WORDS,
         )  # fmt: skip
     elif pid < after1:
         if PARTS > 1:
-            nf4_words(
+            nf4_part(
                 PACKED1, ABSMAX1, CODE1, NESTED_CODE1, NESTED_ABSMAX1, OFFSET1,
-                OUT + o_row.to(tl.int64) * rows0, (pid - after0) * WORDS, words1, row_words,
-                o_row, NESTED, SPAN_WORDS, NESTED_SPAN, True, WORDS,
+                OUT + o_row.to(tl.int64) * rows0, pid - after0, row_words, o_row,
+                NESTED, SPAN_WORDS, NESTED_SPAN, WORDS,
             )  # fmt: skip
     elif pid < after2:
         if PARTS > 2:
-            nf4_words(
+            nf4_part(
                 PACKED2, ABSMAX2, CODE2, NESTED_CODE2, NESTED_ABSMAX2, OFFSET2,
-                OUT + o_row.to(tl.int64) * (rows0 + rows1), (pid - after1) * WORDS, words2, row_words,
-                o_row, NESTED, SPAN_WORDS, NESTED_SPAN, True, WORDS,
+                OUT + o_row.to(tl.int64) * (rows0 + rows1), pid - after1, row_words, o_row,
+                NESTED, SPAN_WORDS, NESTED_SPAN, WORDS,
             )  # fmt: skip
     elif pid < after2 + tl.cdiv(rows, ROWS):
         row = (pid - after2) * ROWS + tl.arange(0, ROWS)[:, None]
@@ -150,13 +149,13 @@ def adapted_weight(projections: Sequence[Projection], out: Tensor) -> Tensor:
     tensors = chain.from_iterable(_padded(operands, operands[0]))
     state = projections[0].quantised
     nested = state.state2
-    programs = sum(triton.cdiv(size * columns // 8, _WORDS) for size in sizes)
+    programs, words = nf4_grid(rows, columns // 8)
     programs += triton.cdiv(rows, _ROWS) + rank * triton.cdiv(columns, _COLUMNS)
     launch(
         _adapted_kernel, (programs,), *tensors, out, out.stride(0), columns, *sizes, *ranks, *scales,
         PARTS=len(projections), NESTED=nested is not None, SPAN_WORDS=state.blocksize // 8,
         NESTED_SPAN=1 if nested is None else nested.blocksize,
-        WORDS=_WORDS, ROWS=_ROWS, RANKS=max(16, triton.next_power_of_2(rank)), COLUMNS=_COLUMNS, num_warps=4,
+        WORDS=words, ROWS=_ROWS, RANKS=max(16, triton.next_power_of_2(rank)), COLUMNS=_COLUMNS, num_warps=4,
         enable_fp_fusion=False,  # as in dequantize.py
     )  # fmt: skip
     return out

@@ -47,15 +47,20 @@ def dequantize_nf4_reference(packed: Tensor, state: Any, *, dtype: torch.dtype |
 
 
 @triton.jit
-def nf4_words(
-    PACKED, ABSMAX, CODE, NESTED_CODE, NESTED_ABSMAX, OFFSET, OUT, first, words, row_words, o_row,
-    NESTED: tl.constexpr, SPAN_WORDS: tl.constexpr, NESTED_SPAN: tl.constexpr,
-    STRIDED: tl.constexpr, WORDS: tl.constexpr,
+def nf4_part(
+    PACKED, ABSMAX, CODE, NESTED_CODE, NESTED_ABSMAX, OFFSET, OUT, program, row_words, o_row,
+    NESTED: tl.constexpr, SPAN_WORDS: tl.constexpr, NESTED_SPAN: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
-    """A program's part, from the ``first`` of a weight's ``words`` on; other kernels call it as well."""
+    """A program's part of one row of a weight, whose rows are whole words and ``o_row`` values apart in the result.
+
+    Other kernels call it, too, with the programs and WORDS that ``nf4_grid`` says.
+    """
+    # No program has words of two rows: dividing for each of them took a twelfth of the time.
+    parts = tl.cdiv(row_words, WORDS)
+    row = program // parts
     # A thread takes four bytes and writes their eight values, 16 bytes of a 16-bit dtype: both coalesce.
-    word = first + tl.arange(0, WORDS)
-    known = word < words
+    place = program % parts * WORDS + tl.arange(0, WORDS)
+    known, word = place < row_words, row * row_words + place
     packed = tl.load(PACKED + word, mask=known, other=0)
     span = word // SPAN_WORDS
     absmax = tl.load(ABSMAX + span, mask=known, other=0)
@@ -67,27 +72,29 @@ def nf4_words(
     shift = value // 2 * 8 + 4 - value % 2 * 4  # of each byte the high half first
     level = (packed[:, None] >> shift[None, :]) & 15
     values = (tl.load(CODE + level) * absmax[:, None]).to(OUT.dtype.element_ty)
-    at = word.to(tl.int64) * 8
-    if STRIDED:  # rows of whole words, further apart than they are long
-        row = word // row_words
-        at += row.to(tl.int64) * (o_row - row_words * 8)
-    tl.store(OUT + at[:, None] + value[None, :], values, mask=known[:, None])
+    at = OUT + row.to(tl.int64) * o_row + place[:, None].to(tl.int64) * 8 + value[None, :]
+    tl.store(at, values, mask=known[:, None])
 
 
 @triton.jit
 def _nf4_kernel(
-    PACKED, ABSMAX, CODE, NESTED_CODE, NESTED_ABSMAX, OFFSET, OUT, words, row_words, o_row,
-    NESTED: tl.constexpr, SPAN_WORDS: tl.constexpr, NESTED_SPAN: tl.constexpr,
-    STRIDED: tl.constexpr, WORDS: tl.constexpr,
+    PACKED, ABSMAX, CODE, NESTED_CODE, NESTED_ABSMAX, OFFSET, OUT, row_words, o_row,
+    NESTED: tl.constexpr, SPAN_WORDS: tl.constexpr, NESTED_SPAN: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
-    nf4_words(
-        PACKED, ABSMAX, CODE, NESTED_CODE, NESTED_ABSMAX, OFFSET, OUT, tl.program_id(0) * WORDS, words, row_words,
-        o_row, NESTED, SPAN_WORDS, NESTED_SPAN, STRIDED, WORDS,
+    nf4_part(
+        PACKED, ABSMAX, CODE, NESTED_CODE, NESTED_ABSMAX, OFFSET, OUT, tl.program_id(0), row_words, o_row,
+        NESTED, SPAN_WORDS, NESTED_SPAN, WORDS,
     )  # fmt: skip
 
 
-def _nf4_tile() -> dict[str, int]:
-    return {"WORDS": 512, "num_warps": 4}
+# Words that a program takes at most.
+_WORDS = 256
+
+
+def nf4_grid(rows: int, row_words: int) -> tuple[int, int]:
+    """(programs, words that each takes) for so many rows."""
+    words = min(_WORDS, triton.next_power_of_2(row_words))
+    return rows * triton.cdiv(row_words, words), words
 
 
 def dequantize_nf4(
@@ -126,7 +133,7 @@ def dequantize_nf4(
     elif out.is_contiguous():
         out = out.view(shape)
     apart = not out.is_contiguous()
-    words, tile = shape.numel() // 8, _nf4_tile()
+    words = shape.numel() // 8
     whole = shape.numel() % 8 == 0 and span % 8 == 0 and words < 2**31
     if not runs_triton(packed) or not whole or (apart and (out.dim() != 2 or shape[1] % 8)):
         return out.copy_(dequantize_nf4_reference(packed, state, dtype=out.dtype))
@@ -134,12 +141,14 @@ def dequantize_nf4(
         deeper = state.code, state.absmax, state.absmax
     else:
         deeper = nested.code, nested.absmax, state.offset
+    rows, row_words = (shape[0], shape[1] // 8) if apart else (1, words)
+    programs, part = nf4_grid(rows, row_words)
     launch(
-        _nf4_kernel, (triton.cdiv(words, tile["WORDS"]),),
+        _nf4_kernel, (programs,),
         packed.view(torch.uint8).flatten().view(torch.int32), state.absmax, state.code,
-        *deeper, out, words, shape[-1] // 8, out.stride(0),
+        *deeper, out, row_words, out.stride(0),
         NESTED=nested is not None, SPAN_WORDS=span // 8,
-        NESTED_SPAN=1 if nested is None else nested.blocksize, STRIDED=apart, **tile,
+        NESTED_SPAN=1 if nested is None else nested.blocksize, WORDS=part, num_warps=4,
         enable_fp_fusion=False,  # a fused multiply-add would round absmax once less than bitsandbytes
     )  # fmt: skip
     return out
