@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from sloth_nb.memory import moving
 
 from .batching import Call
-from .decoder import Bound, Decoder
+from .decoder import Bound, Decoder, places
 from .graphs import Form, Replays
 from .offload import Offloader
 from .rules import StackPlan
@@ -40,6 +40,10 @@ class CapturedSteps:
         # take turns, no guess is made again.
         self._usual: Bound | None = None
         self._alternates = False
+        # What all that is captured reads beside the model's parameters. Held, so that it is still there when a step
+        # has been launched, which is when it is looked at.
+        self._scales: list[Tensor] = []
+        self._scale_places: tuple[int, ...] = ()
 
     def loss(
         self, ids: Tensor, call: Call, targets: Tensor, items: Tensor | int | None, look: Callable[[], Bound]
@@ -47,7 +51,7 @@ class CapturedSteps:
         """The loss of a captured step of this shape; None when the step has to run as usual.
 
         ``look`` says how the model stands, which takes the host milliseconds in which the device has nothing to do. So
-        a step is first taken as the one before, if all that it reads lies where that one read it, and looked at
+        a step is first taken as the one before, if all parameters lie where that one read them, and looked at
         meanwhile; what is computed is thrown away if another adapter, say, is active by then.
         """
         seqs = call.seqs
@@ -61,14 +65,17 @@ class CapturedSteps:
             forms = self._forms(inputs, seqs, usual)
             run = self.replays.ready(forms)
             loss = None if run is None else run()
-            if loss is not None and look() is usual:
-                self.replays.count(forms)
-                return loss
-            self._alternates |= loss is not None
-            del loss
+            if loss is not None:
+                stands = look() is usual
+                if stands and self._scale_places == places(usual.scales()):
+                    self.replays.count(forms)
+                    return loss
+                self._alternates |= not stands
+                del loss
         bound = look()
         if not self._may_replay(bound):
             return None
+        self._follow(bound)
         run = self.replays.get(bound.parameters, self._forms(inputs, seqs, bound))
         self._usual = None if self._alternates or not len(self.replays) else bound
         return None if run is None else run()
@@ -89,14 +96,22 @@ class CapturedSteps:
         return [inputs, inputs | {"input_ids": ids, "targets": targets}]
 
     def _forms(self, inputs: list[dict[str, Tensor]], seqs: Sequences, bound: Bound) -> list[Form]:
-        places, forms = hash(self.decoder.places(bound)), []
+        weights, forms = hash(places(self.decoder.parameters(bound))), []
         for each in inputs:
             longest = next_power_of_2(seqs.length) if seqs.packed else each["input_ids"].shape[1]
             plan = self.decoder.plan(each["input_ids"].numel(), longest)
             shape = tuple((name, tuple(tensor.shape)) for name, tensor in each.items())
-            key = (shape, longest, bound, plan, places)
+            key = (shape, longest, bound, plan, weights)
             forms.append(Form(key, each, partial(self._step, plan, longest, bound)))
         return forms
+
+    def _follow(self, bound: Bound) -> None:
+        """What was captured with other scales beside the quantised weights than there are now goes."""
+        scales = bound.scales()
+        where = places(scales)
+        if where != self._scale_places:
+            self.replays.clear()
+            self._scales, self._scale_places = scales, where
 
     def make_way(self, targets: Tensor) -> None:
         """Before a step that isn't captured: what graphs hold and it may want, it gets."""
@@ -115,6 +130,7 @@ class CapturedSteps:
         self.replays.clear()
         self.offloader = self._usual = None
         self._alternates = False
+        self._scales, self._scale_places = [], ()
 
     def _waits_for_launches(self, tokens: int, length: int, within: float = moving.HOST_BOUND) -> bool:
         """Whether launches take longer than the work of a pass over so many tokens."""

@@ -1,6 +1,7 @@
 """A causal language model as the engine takes it: its layers, bound to the adapters that are active, its output head,
 and how a pass over it is to spend memory."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -20,7 +21,7 @@ from .spec import LayerSpec, Unsupported, spec_for
 from .standing import Standing, foreign
 from .tape import Batch
 
-__all__ = ["Bound", "Decoder"]
+__all__ = ["Bound", "Decoder", "places"]
 
 
 @dataclass
@@ -99,12 +100,9 @@ class Decoder:
         outside = (self.base.embed_tokens, self.base.norm, self.model.lm_head)
         return any(p.requires_grad for module in outside for p in module.parameters())
 
-    def places(self, bound: "Bound") -> tuple[int, ...]:
-        """The addresses of all that a pass from token ids to the loss reads of the model."""
-        weights = [self.base.embed_tokens.weight, self.head().weight, *bound.standing.tensors()]
-        scales = chain.from_iterable(map(Projection.scales, bound.quantised))
-        with torch._C.DisableTorchFunctionSubclass():  # as in standing.py
-            return tuple(map(Tensor.data_ptr, chain(weights, scales)))
+    def parameters(self, bound: "Bound") -> list[Tensor]:
+        """All parameters that a pass from token ids to the loss reads. What it reads besides, ``bound.scales()``."""
+        return [self.base.embed_tokens.weight, self.head().weight, *bound.standing.tensors()]
 
     def offloader_for(self, policies: list[LayerPolicy], like: Tensor) -> Offloader | None:
         """Who moves activations to the host, where one of the policies does."""
@@ -146,7 +144,17 @@ class Bound:
         projections = (p for layer in self.layers for group in layer.groups for p in group.projections)
         self.quantised = [p for p in projections if p.kind != "dense"]
 
+    def scales(self) -> list[Tensor]:
+        """What stands beside the quantised weights' values, where it lies now: some sixtieth of them."""
+        return list(chain.from_iterable(map(Projection.scales, self.quantised)))
+
     @property
     def trains_weights(self) -> bool:
         """Whether the layers' own weights are trained, and not adapters alone."""
         return any(p.base.weight.requires_grad for p in self.layers[0].mlp.down.projections)
+
+
+def places(tensors: Iterable[Tensor]) -> tuple[int, ...]:
+    """Their addresses."""
+    with torch._C.DisableTorchFunctionSubclass():  # as in standing.py
+        return tuple(map(Tensor.data_ptr, tensors))

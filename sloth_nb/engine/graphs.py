@@ -104,7 +104,12 @@ class Replay:
         """The loss, differentiable in the parameters."""
         for name, tensor in inputs.items():
             self.inputs[name].copy_(tensor, non_blocking=True)
-        return _Step.apply(self, *self.shared.parameters)
+        pending = _Pending()
+        made = [pending, self.forward(pending)]
+        del pending
+        return _Step.apply(
+            self, made, *self.shared.parameters
+        )  # hundreds of them, while the device is at work
 
     def forward(self, pending: _Pending) -> Tensor:
         self.shared.pending = weakref.ref(pending)
@@ -147,9 +152,9 @@ class _Shared:
 
 class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, replay: Replay, *parameters: nn.Parameter) -> Tensor:
-        ctx.replay, ctx.pending = replay, _Pending()
-        return replay.forward(ctx.pending)
+    def forward(ctx: Any, replay: Replay, made: tuple[_Pending, Tensor], *parameters: nn.Parameter) -> Tensor:
+        ctx.replay, (ctx.pending, loss) = replay, made
+        return loss
 
     @staticmethod
     @once
@@ -157,7 +162,7 @@ class _Step(torch.autograd.Function):
         if ctx.pending is None:
             raise RuntimeError("backward ran a second time through one forward: run the forward again")
         ctx.pending = None
-        return None, *ctx.replay.backward(dloss)
+        return None, None, *ctx.replay.backward(dloss)
 
 
 class Form(NamedTuple):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from families import TARGETS, adapted_model, batch, step, worst
 from lazy_streams import lazy_streams
+from quantised import quantised_model
 
 from sloth_nb.engine import graphs, host_memory, offload
 from sloth_nb.engine.decoder import Decoder
@@ -276,6 +277,27 @@ def test_a_graph_is_not_replayed_when_what_it_reads_has_moved(capturing, place):
     weight = model.get_base_model().get_submodule(place).weight
     weight.data = weight.data.clone()
     assert first not in list(captured_of(model, batch()))[1:] and len(captured_of(model, batch())) == 2
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_graph_is_not_replayed_when_what_stands_beside_a_quantised_weight_is_another(kind, capturing):
+    model, plain = quantised_model(kind), quantised_model(kind)
+    install(model, True)
+    install(plain, True, cuda_graphs=False)
+    for factor in (3.0, 0.5):
+        (replay,) = captured_of(model, batch()).values()
+        for one in (model, plain):
+            weight = one.get_base_model().model.layers[1].mlp.up_proj.base_layer.weight
+            if kind == "nf4":
+                weight.quant_state.offset = weight.quant_state.offset * factor
+            else:
+                weight.SCB = weight.SCB * factor
+        wanted = step(plain, **batch())
+        for _ in range(4):
+            loss, grads = step(model, **on_a_card(batch()))
+            assert abs(float(loss - wanted[0])) < 1e-5 and worst(grads, wanted[1]) < 1e-5
+        (another,) = engine_of(model).captured.replays._captured.values()
+        assert another is not replay and not engine_of(model).captured._alternates
 
 
 def test_angles_that_depend_on_the_batch_are_not_captured(capturing, monkeypatch):
