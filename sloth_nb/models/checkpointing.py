@@ -11,7 +11,7 @@ from .planning import AutoPlan
 from .report import Report
 from .settings import settings_of
 
-__all__ = ["set_checkpointing"]
+__all__ = ["check_mode", "set_checkpointing"]
 
 _MODES = (True, False, "unsloth", "sloth", "auto")
 
@@ -33,7 +33,7 @@ def set_checkpointing(model: Any, mode: "bool | str | LayerPolicy | list[str | L
     Raises:
         ModelError: another mode, or a model whose layers can't be recomputed.
     """
-    _check(mode)
+    check_mode(mode)
     if (
         settings_of(model).plan == "auto"
         and not isinstance(mode, list)
@@ -55,7 +55,11 @@ def set_checkpointing(model: Any, mode: "bool | str | LayerPolicy | list[str | L
     return report
 
 
-def _check(mode: Any) -> None:
+def check_mode(mode: Any) -> None:
+    """
+    Raises:
+        ModelError: not a way of checkpointing that ``set_checkpointing`` takes.
+    """
     if not isinstance(mode, list) and mode in _MODES:
         return
     try:

@@ -11,12 +11,13 @@ from sloth_nb.models import arguments
 from sloth_nb.models.adapters import load_adapter
 from sloth_nb.models.architecture import choose_class, is_multimodal, load_config, load_weights
 from sloth_nb.models.binding import bind_methods
-from sloth_nb.models.checkpointing import set_checkpointing
+from sloth_nb.models.checkpointing import check_mode, set_checkpointing
 from sloth_nb.models.context import POSITIONS_FILE, apply_context, positions_of, read_positions
 from sloth_nb.models.devices import choose_device_map, main_device
 from sloth_nb.models.host_embedding import offload_embedding as embedding_to_host
 from sloth_nb.models.quantization import keep_trainable
 from sloth_nb.models.rehearsal import Rehearsal
+from sloth_nb.models.releasing import release_dropped
 from sloth_nb.models.seeding import seeded
 from sloth_nb.models.settings import Settings, attach
 from sloth_nb.models.sources import HubOptions, beside_adapter, find_source
@@ -83,8 +84,8 @@ def load(
             a folder with an adapter, whose base is then loaded with it and the adapter goes on training.
         max_seq_length: the longest sequence, in tokens. Longer than the model's own context scales RoPE, and
             says how; None is the model's own.
-        dtype: None for the best this device truly has (bf16; fp16 on a T4; bf16 on a CPU), or a dtype or its
-            name.
+        dtype: None for the best this device truly has (bf16; fp16 on a T4; fp32 on a CPU without AVX-512,
+            which has no bf16), or a dtype or its name.
         load_in_4bit: NF4 weights through bitsandbytes. None means True, except for an adapter that was saved
             here: then the base is loaded in the form that the adapter was trained on. True, too, gives way to
             ``load_in_8bit``, ``load_in_16bit``, ``full_finetuning`` and a ``quantization_config``; without
@@ -144,6 +145,7 @@ def load(
             )
         if plan not in (None, "auto"):
             raise ModelError(f'plan={plan!r} is not known; it is "auto" or None.')
+        check_mode(use_gradient_checkpointing)
         dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype
         hub = HubOptions(
             token, revision, kwargs.pop("cache_dir", None), kwargs.pop("local_files_only", False)
@@ -189,6 +191,7 @@ def load(
     if fix_tokenizer:
         mend_tokenizer(tokenizer, context)
 
+    release_dropped()
     with seeded(random_state):
         model = load_weights(
             choose_class(auto_model, config),

@@ -9,6 +9,7 @@ import torch
 from sloth_nb.errors import ExportError, ModelError, did_you_mean
 from sloth_nb.models.arguments import MERGING, settle
 from sloth_nb.models.context import write_positions
+from sloth_nb.models.devices import best_device
 from sloth_nb.models.merging import merged_model
 from sloth_nb.models.precision import is_bf16_supported
 from sloth_nb.models.settings import settings_of
@@ -195,12 +196,13 @@ def _save_merged(
 
 
 def _dtype_of(model: Any) -> torch.dtype:
-    """The 16-bit type the base was loaded in; for fp32 weights, the best of this device."""
+    """The 16-bit type the base was loaded in; for fp32 weights fp16 on a GPU that has no bf16."""
     config = model.config.get_text_config()
     for dtype in (getattr(config, "dtype", None), getattr(model, "dtype", None)):
         if dtype in (torch.float16, torch.bfloat16):
             return dtype
-    return torch.bfloat16 if is_bf16_supported() else torch.float16
+    device = best_device()
+    return torch.float16 if device.type == "cuda" and not is_bf16_supported(device) else torch.bfloat16
 
 
 def _upload(

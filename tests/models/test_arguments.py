@@ -13,6 +13,8 @@ import torch
 
 from sloth_nb import FastLanguageModel, FastModel
 from sloth_nb.errors import ModelError, SlothWarning
+from sloth_nb.models.devices import best_device
+from sloth_nb.models.precision import choose_dtype
 from sloth_nb.models.settings import settings_of
 
 LOADING_DEFAULTS = {
@@ -111,7 +113,7 @@ def test_the_text_models_adapters_go_to_the_seven_projections_by_default(tiny_ll
 
 
 def is_16_bit(model, tokenizer, path):
-    assert model.dtype == torch.bfloat16 and not getattr(model, "is_quantized", False)
+    assert model.dtype == choose_dtype(None, best_device()) and not getattr(model, "is_quantized", False)
 
 
 def warns(text):

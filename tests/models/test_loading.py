@@ -1,14 +1,19 @@
 """Loading a model, and what comes back."""
 
+import gc
 import subprocess
 import sys
 import warnings
+import weakref
 
 import pytest
 import torch
 
 from sloth_nb import FastLanguageModel, FastModel
 from sloth_nb.errors import HardwareError, ModelError, SlothWarning
+from sloth_nb.models import loading
+from sloth_nb.models.devices import best_device
+from sloth_nb.models.precision import choose_dtype
 
 
 def load(path, **arguments):
@@ -26,7 +31,7 @@ def test_the_default_model_loads_and_knows_its_context_and_padding():
         warnings.simplefilter("error", SlothWarning)
         model, tokenizer = FastLanguageModel.from_pretrained(load_in_4bit=False)
     assert model.config.num_hidden_layers == 30
-    assert model.dtype == torch.bfloat16
+    assert model.dtype == choose_dtype(None, best_device())
     assert model.max_seq_length == 2048
     assert tokenizer.pad_token == "<|endoftext|>" != tokenizer.eos_token
     assert model.config.pad_token_id == model.generation_config.pad_token_id == tokenizer.pad_token_id
@@ -121,10 +126,35 @@ def test_an_interrupt_while_loading_leaves_torch_and_the_next_load_intact(tiny_l
     assert torch.isfinite(logits(model, tokenizer)).all()
 
 
+def test_a_dropped_model_is_gone_before_the_next_is_loaded(tiny_llama_path, monkeypatch):
+    model = FastLanguageModel.get_peft_model(load(tiny_llama_path)[0])
+    dropped, there = weakref.ref(model), []
+    load_weights = loading.load_weights
+    monkeypatch.setattr(
+        loading,
+        "load_weights",
+        lambda *a, **k: (there.append(dropped() is not None), load_weights(*a, **k))[1],
+    )
+    gc.disable()
+    try:
+        del model
+        assert dropped() is not None  # its parts hold each other
+        load(tiny_llama_path)
+    finally:
+        gc.enable()
+    assert there == [False]
+
+
+def test_a_mistyped_checkpointing_is_refused_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setattr(loading, "find_source", None)  # which would be asked first
+    with pytest.raises(ModelError, match="use_gradient_checkpointing='unsloht' is not known"):
+        load("nowhere", use_gradient_checkpointing="unsloht")
+
+
 def test_full_finetuning_trains_every_weight(tiny_llama_path):
     model, _ = load(tiny_llama_path, full_finetuning=True)
     assert all(parameter.requires_grad for parameter in model.parameters())
-    assert model.dtype == torch.bfloat16
+    assert model.dtype == choose_dtype(None, best_device())
     with pytest.warns(SlothWarning, match="every weight is trained, so no adapters"):
         assert FastLanguageModel.get_peft_model(model) is model
 

@@ -39,21 +39,41 @@ def test_a_t4_has_no_bf16_although_torch_says_so(gpus):
         assert choose_dtype(torch.bfloat16, CUDA) == torch.float16
 
 
-def test_ampere_and_later_and_any_cpu_have_bf16(gpus):
-    assert is_bf16_supported(CPU)
+def test_ampere_and_later_have_bf16(gpus):
     gpus((8, 0))
     assert is_bf16_supported()
     assert choose_dtype("auto", CUDA) == torch.bfloat16
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "bf16", "torch.bfloat16", torch.bfloat16, None])
-def test_a_dtype_may_be_given_by_name(name):
+@pytest.fixture(params=[True, False], ids=["bf16 CPU", "AVX2 CPU"])
+def cpu_has_bf16(request, monkeypatch):
+    """Pretends to have a CPU on which oneDNN multiplies bf16, or doesn't."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: request.param)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    return request.param
+
+
+def test_a_cpu_has_bf16_where_onednn_multiplies_it(cpu_has_bf16):
+    assert is_bf16_supported(CPU) is cpu_has_bf16
+    assert choose_dtype(None, CPU) == (torch.bfloat16 if cpu_has_bf16 else torch.float32)
+
+
+def test_a_cpu_without_onednn_has_no_bf16(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert choose_dtype(None, CPU) == torch.float32
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "bf16", "torch.bfloat16", torch.bfloat16])
+def test_a_dtype_may_be_given_by_name_and_is_taken_also_where_it_is_slow(name, cpu_has_bf16, recwarn):
     assert choose_dtype(name, CPU) == torch.bfloat16
+    said = [str(warning.message) for warning in recwarn]
+    assert len(said) == (not cpu_has_bf16) and all("many times slower" in one for one in said)
 
 
-def test_float16_on_a_cpu_becomes_bfloat16_with_a_warning():
-    with pytest.warns(SlothWarning, match="float16 can't be trained on a CPU"):
-        assert choose_dtype("float16", CPU) == torch.bfloat16
+def test_float16_on_a_cpu_becomes_its_best_with_a_warning(cpu_has_bf16):
+    best = torch.bfloat16 if cpu_has_bf16 else torch.float32
+    with pytest.warns(SlothWarning, match=f"float16 can't be trained on a CPU .*; {best} is used"):
+        assert choose_dtype("float16", CPU) == best
 
 
 @pytest.mark.parametrize("dtype", ["int8", torch.int32, "bfloat61", 16])

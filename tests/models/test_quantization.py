@@ -7,6 +7,8 @@ import torch
 
 from sloth_nb import FastLanguageModel, generate
 from sloth_nb.errors import ExportError, ModelError, SlothWarning
+from sloth_nb.models.devices import best_device
+from sloth_nb.models.precision import choose_dtype
 from sloth_nb.models.quantization import keep_trainable
 
 
@@ -33,8 +35,9 @@ def test_without_bitsandbytes_four_bits_become_sixteen_with_one_warning(tiny_lla
     assert "load_in_4bit=True, but bitsandbytes is not installed (pip install bitsandbytes)" in str(
         warning.message
     )
-    assert "bfloat16" in str(warning.message)
-    assert model.dtype == torch.bfloat16
+    best = choose_dtype(None, best_device())
+    assert str(best).removeprefix("torch.") in str(warning.message)
+    assert model.dtype == best
 
 
 def test_a_bitsandbytes_that_fails_to_import_is_named(tiny_llama_path, monkeypatch, tmp_path):
@@ -44,7 +47,7 @@ def test_a_bitsandbytes_that_fails_to_import_is_named(tiny_llama_path, monkeypat
     monkeypatch.syspath_prepend(tmp_path / "broken")
     with pytest.warns(SlothWarning, match=r"can't be loaded \(OSError: libfoo\.so is missing\)"):
         model, _ = FastLanguageModel.from_pretrained(str(tiny_llama_path))
-    assert model.dtype == torch.bfloat16
+    assert model.dtype == choose_dtype(None, best_device())
 
 
 def test_nf4_trains_on_the_cpu_also_after_answering_and_evaluating(tiny_llama_path, bitsandbytes):

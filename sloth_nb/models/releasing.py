@@ -1,0 +1,23 @@
+"""The memory of models that were dropped, given back before another one takes as much."""
+
+import ctypes
+import gc
+import sys
+from itertools import count
+
+__all__ = ["release_dropped"]
+
+_calls = count()
+
+
+def release_dropped() -> None:
+    """Called before a model is loaded. The first of a process has none before it, and waits for nothing.
+
+    A model's parts refer to each other, so that a dropped one stays until Python looks for such, which it does rarely.
+    And glibc keeps what was freed in pieces: with two models of 0.5 GB after one another 0.6 GB.
+    """
+    if next(_calls) == 0:
+        return
+    gc.collect()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
