@@ -20,15 +20,17 @@ from typing import Any
 
 
 def contestant(who: str, seed: int = 0) -> Any:
-    """SmolLM2 with fp32 adapters over bf16, the engine in it or not."""
+    """SmolLM2 with fp32 adapters over what this CPU computes in, the engine in it or not."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     from sloth_nb.catalog.embedded import default_model_path
+    from sloth_nb.models.precision import choose_dtype
 
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(default_model_path(), dtype=torch.bfloat16)
+    dtype = choose_dtype(None, torch.device("cpu"))
+    model = AutoModelForCausalLM.from_pretrained(default_model_path(), dtype=dtype)
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=16, target_modules=targets)).train()
     for parameter in model.parameters():
