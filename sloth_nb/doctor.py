@@ -67,6 +67,8 @@ class Machine:
     """What torch was compiled for: sm_80, compute_90, …"""
     hidden: bool = False
     """Whether CUDA_VISIBLE_DEVICES takes every card away."""
+    cpu_bf16: bool = True
+    """Whether the processor computes in bf16 itself."""
     torch_triton: str | None = None
     token: bool = False
     shadow: bool = False
@@ -102,6 +104,7 @@ def look() -> Machine:
         torch_refusal=torch and _refusal(torch),
         torch_targets=torch.cuda.get_arch_list() if torch else [],
         hidden=os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"),
+        cpu_bf16=torch is None or _cpu_bf16(torch),
         torch_triton=next((r for r in _requirements("torch") if Requirement(r).name == "triton"), None),
         token=bool(os.environ.get("HF_TOKEN") or (cache / "token").exists()),
         shadow=_shadowed(),
@@ -117,6 +120,12 @@ def _refusal(torch: Any) -> str | None:
     except (RuntimeError, AssertionError) as error:
         return (str(error).strip() or "it doesn't say why").split(". ")[0].splitlines()[0]
     return "it finds no card"
+
+
+def _cpu_bf16(torch: Any) -> bool:
+    from sloth_nb.models.precision import is_bf16_supported  # which needs torch
+
+    return is_bf16_supported(torch.device("cpu"))
 
 
 def _version(name: str) -> str | None:
@@ -171,7 +180,9 @@ def _about(machine: Machine) -> Iterator[Finding]:
 
 def _about_cards(machine: Machine) -> Iterator[Finding]:
     if not machine.cards:
+        precision = "bf16" if machine.cpu_bf16 else "float32 (this one multiplies bf16 many times slower)"
         yield Finding("note", "No NVIDIA card: training runs on the CPU, which is for small models only")
+        yield Finding("note", f"The CPU computes in {precision}")
         yield Finding("note", "Attention: torch's flash kernel for CPUs; kernels: plain torch")
         return
     for number, device in enumerate(machine.cards):

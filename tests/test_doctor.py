@@ -37,6 +37,12 @@ def test_a_good_machine_has_nothing_wrong():
     assert "Attention: cuDNN" in said(HERE) and "Kernels: Triton" in said(HERE)
 
 
+def test_a_cpu_says_what_it_computes_in():
+    assert "The CPU computes in bf16" in said(replace(HERE, cards=[]))
+    assert "The CPU computes in float32 (" in said(replace(HERE, cards=[], cpu_bf16=False))
+    assert "The CPU computes" not in said(HERE)
+
+
 @pytest.mark.parametrize(
     ("card", "attention", "kernels"),
     [
