@@ -1,12 +1,31 @@
 """Where a hand-written backward puts the gradients of parameters: summed over tiles, in the parameter's dtype."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from sloth_nb_kernels.products import product
 from torch import Tensor
 
-__all__ = ["Grads"]
+__all__ = ["Grads", "buffers_for"]
+
+
+def buffers_for(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Room for each one's gradient. Matrices whose rows are as long lie one upon the other, in their order, so that one
+    product can write the gradients of several."""
+    buffers: dict[int, Tensor] = {}
+    alike: defaultdict[tuple, list[int]] = defaultdict(list)
+    for i, p in enumerate(parameters):
+        if p.dim() == 2 and p.numel() * p.element_size() % 16 == 0:  # optimisers read sixteen bytes at a time
+            alike[p.device, p.dtype, p.shape[1]].append(i)
+        else:
+            buffers[i] = torch.empty_like(p, requires_grad=False)
+    for (device, dtype, width), places in alike.items():
+        rows = [parameters[i].shape[0] for i in places]
+        whole = torch.empty(sum(rows), width, dtype=dtype, device=device)
+        buffers.update(zip(places, whole.split(rows), strict=True))
+    return [buffers[i] for i in range(len(parameters))]
 
 
 @dataclass
@@ -15,6 +34,8 @@ class _Stack:
 
     parameters: list[Tensor]
     total: Tensor
+    in_place: bool
+    """Whether it is written where the gradients belong."""
 
 
 class Grads:
@@ -61,10 +82,25 @@ class Grads:
             return
         stack = self._stacks.get(id(parameters[0]))
         if stack is None:
-            total = product(left.t(), right, parameters[0].dtype)
-            self._stacks[id(parameters[0])] = _Stack(parameters, total)
+            place = self._in_a_row(parameters)
+            total = product(left.t(), right, parameters[0].dtype, out=place)
+            self._stacks[id(parameters[0])] = _Stack(parameters, total, place is not None)
         else:
             product(left.t(), right, parameters[0].dtype, out=stack.total, add=True)
+
+    def _in_a_row(self, parameters: list[Tensor]) -> Tensor | None:
+        """These parameters' buffers as one, where they lie one upon the other and hold nothing yet."""
+        places = [self._index.get(id(p)) for p in parameters]
+        if self._into is None or any(i is None or self._grads[i] is not None for i in places):
+            return None
+        parts = [self._into[i] for i in places]
+        first, rows = parts[0], 0
+        for part in parts:
+            here = part.storage_offset() - first.storage_offset() == rows * first.shape[1]
+            if part._base is None or part._base is not first._base or not here:
+                return None
+            rows += part.shape[0]
+        return first.as_strided((rows, first.shape[1]), (first.shape[1], 1))
 
     def settle(self) -> None:
         """Hands the stacked gradients to their parameters."""
@@ -77,8 +113,9 @@ class Grads:
                     continue
                 if self._into is not None and self._grads[i] is None:
                     self._grads[i] = self._into[i]
-                    copies.append(self._into[i])
-                    parts.append(part)
+                    if not stack.in_place:
+                        copies.append(self._into[i])
+                        parts.append(part)
                 else:
                     self.add(parameter, part)
         if copies:

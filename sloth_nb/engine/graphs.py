@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sloth_nb.errors import HardwareError
 
 from .device import unreserved
+from .grads import buffers_for
 from .offload import Offloader
 
 __all__ = ["Form", "ManualStep", "Replay", "Replays"]
@@ -129,7 +130,7 @@ class _Shared:
 
     def __init__(self, parameters: list[nn.Parameter]):
         self.parameters = parameters
-        self.buffers = [torch.empty_like(p, requires_grad=False) for p in parameters]
+        self.buffers = buffers_for(parameters)
         self.pool = torch.cuda.graph_pool_handle()
         self.pending: weakref.ref | None = None
 
