@@ -105,17 +105,15 @@ class Replay:
         """The loss, differentiable in the parameters."""
         for name, tensor in inputs.items():
             self.inputs[name].copy_(tensor, non_blocking=True)
-        pending = _Pending()
-        made = [pending, self.forward(pending)]
-        del pending
-        return _Step.apply(
-            self, made, *self.shared.parameters
-        )  # hundreds of them, while the device is at work
+        # Launched first: autograd looks at hundreds of parameters, while the device is at work.
+        return _Step.apply(self, self.forward(), *self.shared.parameters)
 
-    def forward(self, pending: _Pending) -> Tensor:
+    def forward(self) -> tuple[_Pending, Tensor]:
+        """The loss, and what says until when its backward may come."""
+        pending = _Pending()
         self.shared.pending = weakref.ref(pending)
         self._forward.replay()
-        return self._loss.clone()
+        return pending, self._loss.clone()
 
     def backward(self, dloss: Tensor) -> list[Tensor]:
         self.shared.move_held()
