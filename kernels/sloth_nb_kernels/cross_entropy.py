@@ -217,6 +217,8 @@ def _torch(
         z, mask, column = (t[i : i + step] for t in (logits, trained, columns))
         z, column = logits_to_z(z, scale, softcap), column[:, None]
         p = torch.softmax(z, -1)
+        if vocab > 2**16:  # torch adds each up in a processor's few lanes, and loses digits on the way
+            p /= p.sum(-1, keepdim=True)
         # The largest probability gives log-sum-exp without another pass of exponentials.
         top = z.amax(-1)
         lse = top - p.amax(-1).log_()
