@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from sloth_nb.memory import moving
 
 from .batching import Call
-from .decoder import Bound, Decoder, places
+from .decoder import Bound, Decoder
 from .graphs import Form, Replays
 from .offload import Offloader
 from .rules import StackPlan
@@ -67,7 +67,7 @@ class CapturedSteps:
             loss = None if run is None else run()
             if loss is not None:
                 stands = look() is usual
-                if stands and self._scale_places == places(usual.scales()):
+                if stands and self._scale_places == _places(usual.scales()):
                     self.replays.count(forms)
                     return loss
                 self._alternates |= not stands
@@ -96,7 +96,7 @@ class CapturedSteps:
         return [inputs, inputs | {"input_ids": ids, "targets": targets}]
 
     def _forms(self, inputs: list[dict[str, Tensor]], seqs: Sequences, bound: Bound) -> list[Form]:
-        weights, forms = hash(places(self.decoder.parameters(bound))), []
+        weights, forms = hash(_places(self.decoder.parameters(bound))), []
         for each in inputs:
             longest = next_power_of_2(seqs.length) if seqs.packed else each["input_ids"].shape[1]
             plan = self.decoder.plan(each["input_ids"].numel(), longest)
@@ -108,7 +108,7 @@ class CapturedSteps:
     def _follow(self, bound: Bound) -> None:
         """What was captured with other scales beside the quantised weights than there are now goes."""
         scales = bound.scales()
-        where = places(scales)
+        where = _places(scales)
         if where != self._scale_places:
             self.replays.clear()
             self._scales, self._scale_places = scales, where
@@ -171,6 +171,12 @@ def shared_length(length: int) -> int:
     few shapes are captured and at most a quarter is padded."""
     step = max(16, 1 << max((length - 1).bit_length() - 3, 0))
     return -(-length // step) * step
+
+
+def _places(tensors: list[Tensor]) -> tuple[int, ...]:
+    """Their addresses."""
+    with torch._C.DisableTorchFunctionSubclass():  # as in standing.py
+        return tuple(map(Tensor.data_ptr, tensors))
 
 
 def _inputs(ids: Tensor, call: Call, targets: Tensor, items: Tensor | int | None) -> dict[str, Tensor]:

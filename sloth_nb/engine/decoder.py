@@ -1,7 +1,6 @@
 """A causal language model as the engine takes it: its layers, bound to the adapters that are active, its output head,
 and how a pass over it is to spend memory."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -21,7 +20,7 @@ from .spec import LayerSpec, Unsupported, spec_for
 from .standing import Standing, foreign
 from .tape import Batch
 
-__all__ = ["Bound", "Decoder", "places"]
+__all__ = ["Bound", "Decoder"]
 
 
 @dataclass
@@ -152,9 +151,3 @@ class Bound:
     def trains_weights(self) -> bool:
         """Whether the layers' own weights are trained, and not adapters alone."""
         return any(p.base.weight.requires_grad for p in self.layers[0].mlp.down.projections)
-
-
-def places(tensors: Iterable[Tensor]) -> tuple[int, ...]:
-    """Their addresses."""
-    with torch._C.DisableTorchFunctionSubclass():  # as in standing.py
-        return tuple(map(Tensor.data_ptr, tensors))

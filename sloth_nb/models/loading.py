@@ -89,7 +89,7 @@ def load(
         load_in_4bit: NF4 weights through bitsandbytes. None means True, except for an adapter that was saved
             here: then the base is loaded in the form that the adapter was trained on. True, too, gives way to
             ``load_in_8bit``, ``load_in_16bit``, ``full_finetuning`` and a ``quantization_config``; without
-            bitsandbytes the weights are loaded in 16 bits, with a warning.
+            bitsandbytes the weights are loaded unquantised, with a warning.
         load_in_8bit: LLM.int8 weights through bitsandbytes.
         load_in_16bit: plain weights in ``dtype``.
         full_finetuning: every weight is trained, so none is quantised. Otherwise all weights are frozen until

@@ -60,12 +60,12 @@ def choose_dtype(requested: Any, device: torch.device) -> torch.dtype:
         return _best_dtype(device)
     dtype = _parse(requested)
     best = _best_dtype(device)
-    if dtype is torch.bfloat16 and device.type == "cpu" and not is_bf16_supported(device):
-        warn(
-            "This CPU computes bfloat16 many times slower than float32. Leave dtype out, and float32 is used."
-        )
-        return dtype
     if dtype is torch.bfloat16 and not is_bf16_supported(device):
+        if device.type == "cpu":
+            warn(
+                "This CPU computes bfloat16 many times slower than float32. Leave dtype out, and float32 is used."
+            )
+            return dtype
         why = f"{_name_of(device)} has no bfloat16"
     elif dtype is torch.float16 and device.type in ("cpu", "mps"):
         why = f"float16 can't be trained on {_name_of(device)} (no gradient scaler)"
