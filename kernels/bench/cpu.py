@@ -1,10 +1,11 @@
 """The engine on a CPU against transformers + peft: SmolLM2-135M with LoRA on all projections, batch 2, length 256.
 
-    OMP_WAIT_POLICY=PASSIVE python kernels/bench/cpu.py [--steps 6]
-    OMP_WAIT_POLICY=PASSIVE python kernels/bench/cpu.py --ends 200       # where a training of 200 steps ends, 2×64
+    python kernels/bench/cpu.py [--steps 12]
+    python kernels/bench/cpu.py --ends 200       # where a training of 200 steps ends, 2×64
 
-Each contestant in a process of its own, three times in turn. Prints seconds a step (median; the clock's, and the
-processor's, which other work on the machine disturbs less), the peak of memory above the loaded model, and ratios.
+Each contestant in a process of its own, a step of the one after a step of the other, so that both meet the same
+weather. Prints seconds a step (median; the clock's, and the processor's), the peak of memory above the loaded model,
+and the ratio of each pair of steps (median, and the middle half).
 With ``--ends``, the loss on held-out text before and after as many steps on other text, for either contestant and for
 transformers + peft with another seed of the adapters: what is noise, and what would be more.
 """
@@ -72,47 +73,66 @@ def ends(who: str, seed: int, steps: int) -> dict[str, float]:
     return {"before": before, "after": measured()}
 
 
-def measure(who: str, steps: int) -> dict[str, float]:
+def serve(who: str) -> None:
+    """Trains a step for each line that comes in, and tells of it in one that goes out."""
     import psutil
     import torch
 
     model = contestant(who)
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     ids = torch.randint(0, 40000, (2, 256), generator=torch.Generator().manual_seed(0))
-    process, over = psutil.Process(), threading.Event()
+    process = psutil.Process()
     base = peak = process.memory_info().rss
 
     def watch() -> None:
         nonlocal peak
-        while not over.wait(0.005):
+        while True:
             peak = max(peak, process.memory_info().rss)
+            time.sleep(0.02)
 
     threading.Thread(target=watch, daemon=True).start()
-    clock, busy, first = [], [], None
-    for _ in range(steps):
+    for _ in sys.stdin:
         started, worked = time.perf_counter(), time.process_time()
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
-        clock.append(time.perf_counter() - started)
-        busy.append(time.process_time() - worked)
-        first = float(loss.detach()) if first is None else first
-    over.set()
-    return {
-        "clock": statistics.median(clock[1:]),
-        "busy": statistics.median(busy[1:]),
-        "above": peak - base,
-        "loss": first,
-    }
+        step = {
+            "clock": time.perf_counter() - started,
+            "busy": time.process_time() - worked,
+            "above": peak - base,
+            "loss": float(loss.detach()),
+        }
+        print(json.dumps(step), flush=True)
+
+
+class Served:
+    """A contestant in a process of its own."""
+
+    def __init__(self, who: str):
+        command = [sys.executable, __file__, "--only", who]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.steps: list[dict[str, float]] = []
+
+    def step(self) -> None:
+        print(file=self.process.stdin, flush=True)
+        self.steps.append(json.loads(self.process.stdout.readline()))
+
+    def median(self, what: str) -> float:
+        return statistics.median(step[what] for step in self.steps[_WARM:])
+
+
+# Steps that are not timed: memory comes to its size, and the first compute what they keep.
+_WARM = 2
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--ends", type=int, metavar="STEPS")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -122,24 +142,24 @@ def main() -> None:
             print(f"{who:<20} seed {seed}: {found['before']:.4f} → {found['after']:.4f}")
         return
     if args.only:
-        print(json.dumps(measure(args.only, args.steps)))
+        serve(args.only)
         return
-    rows: dict[str, list[dict[str, float]]] = {"transformers + peft": [], "sloth_nb": []}
-    for _ in range(args.rounds):
-        for who, results in rows.items():
-            command = [sys.executable, __file__, "--only", who, "--steps", str(args.steps)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            results.append(json.loads(done.stdout.strip().splitlines()[-1]))
-    best = {who: {k: min(r[k] for r in results) for k in results[0]} for who, results in rows.items()}
-    for who, row in best.items():
+    both = {who: Served(who) for who in ("transformers + peft", "sloth_nb")}
+    for _ in range(_WARM + args.steps):
+        for one in both.values():
+            one.step()
+    for who, one in both.items():
         print(
-            f"{who:<20} {row['clock']:.2f} s a step, {row['busy']:.2f} s of processor, "
-            f"{row['above'] / 1e6:.0f} MB above the model, first loss {row['loss']:.4f}"
+            f"{who:<20} {one.median('clock'):.2f} s a step, {one.median('busy'):.2f} s of processor, "
+            f"{one.steps[-1]['above'] / 1e6:.0f} MB above the model, first loss {one.steps[0]['loss']:.4f}"
         )
-    ours, theirs = best["sloth_nb"], best["transformers + peft"]
+    theirs, ours = both.values()
+    ratios = [t["clock"] / o["clock"] for t, o in zip(theirs.steps, ours.steps, strict=True)][_WARM:]
+    low, middle, high = statistics.quantiles(ratios, n=4)
     print(
-        f"sloth_nb: {theirs['clock'] / ours['clock']:.2f} × the steps a second "
-        f"({theirs['busy'] / ours['busy']:.2f} × by processor time), {ours['above'] / theirs['above']:.2f} × the memory"
+        f"sloth_nb: {middle:.2f} × the steps a second ({low:.2f} to {high:.2f}), "
+        f"{theirs.median('busy') / ours.median('busy'):.2f} × by processor time, "
+        f"{ours.steps[-1]['above'] / theirs.steps[-1]['above']:.2f} × the memory"
     )
 
 

@@ -152,17 +152,15 @@ def glu_backward(
 def _backward_torch(
     dh: Tensor, gate: Tensor, up: Tensor, activation: Activation, dgate: Tensor, dup: Tensor, h: Tensor | None
 ) -> None:
-    active = _activate(gate, activation)
-    dactive = dh * up
-    if activation == "silu":
-        slope = torch.ops.aten.silu_backward(dactive, gate)
-    else:
-        slope = torch.ops.aten.gelu_backward(
-            dactive, gate, approximate="tanh" if activation == "gelu_tanh" else "none"
-        )
-    again = None if h is None else active * up  # before up or dh are overwritten
+    active, dactive = _activate(gate, activation), dh * up
+    # Everything is read before what may lie in its place is written.
+    again = None if h is None else active * up
     torch.mul(dh, active, out=dup)
-    dgate.copy_(slope)
+    if activation == "silu":
+        torch.ops.aten.silu_backward.grad_input(dactive, gate, grad_input=dgate)
+    else:
+        approximate = "tanh" if activation == "gelu_tanh" else "none"
+        torch.ops.aten.gelu_backward.grad_input(dactive, gate, approximate=approximate, grad_input=dgate)
     if h is not None:
         h.copy_(again)
 

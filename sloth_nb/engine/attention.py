@@ -26,6 +26,9 @@ __all__ = ["Attention", "choose_attention"]
 
 aten = torch.ops.aten
 
+# Before, torch's kernel for a CPU wants a key for each query.
+_GROUPS_ON_HOST = torch.__version__ >= "2.11"
+
 
 class Attention(Protocol):
     """One way to compute attention. ``extra`` is a tuple of small tensors (log-sum-exp, ...)."""
@@ -153,7 +156,10 @@ class Efficient:
 
 @dataclass
 class HostFlash:
-    """The CPU's flash kernel; packed sequences one after the other, so that no mask is ever built for them."""
+    """The CPU's flash kernel; packed sequences one after the other, so that no mask is ever built for them.
+
+    ``groups``: how often each key is laid out for the queries that share it.
+    """
 
     scale: float
     groups: int
@@ -308,7 +314,7 @@ def choose_attention(spec: LayerSpec, seqs: Sequences, like: Tensor) -> Attentio
     if spec.softcap is not None:
         return Composite(spec.scale, groups, window, spec.softcap)
     if not on_gpu(like):
-        return HostFlash(spec.scale, groups, window)
+        return HostFlash(spec.scale, 1 if _GROUPS_ON_HOST else groups, window)
     half = like.dtype in (torch.float16, torch.bfloat16)
     if not half or capability(like) < (8, 0) or spec.head_dim > 256:
         return Efficient(spec.scale, groups, window)

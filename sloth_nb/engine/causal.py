@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from sloth_nb_kernels.ahead import finish_compiling
+from sloth_nb_kernels.launch import on_gpu
 from sloth_nb_kernels.linear_cross_entropy import linear_cross_entropy
 from sloth_nb_kernels.rms_norm import rms_norm
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from .batching import Call, LossNotForEngine, NotForEngine, read_call
 from .captured import CapturedSteps
 from .decoder import Bound, Decoder
+from .heap import FreedMemory
 from .spec import Unsupported
 from .stack import Stack
 from .standing import hooked
@@ -72,6 +74,7 @@ class CausalEngine(Decoder):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._left = threading.local()  # a chat may ask while a run trains
+        self._freed_memory: FreedMemory | None = None
         self.captured = CapturedSteps(self)
 
     def forget_plans(self) -> None:
@@ -82,7 +85,7 @@ class CausalEngine(Decoder):
     def release(self) -> None:
         """Gives back what is held from step to step: plans, captured steps, host memory. A step makes them anew."""
         self.forget_plans()
-        self.offloader = None
+        self.offloader = self._freed_memory = None
 
     @property
     def pinned_bytes(self) -> int:
@@ -93,6 +96,8 @@ class CausalEngine(Decoder):
     def hidden(self, embeddings: Tensor, call: Call, bound: Bound) -> Tensor:
         """(batch, length, hidden) embeddings → hidden states after the last norm."""
         finish_compiling()
+        if self._freed_memory is None and torch.is_grad_enabled() and not on_gpu(embeddings):
+            self._freed_memory = FreedMemory()
         batch, length = embeddings.shape[:2]
         plan = self.plan(batch * length, call.seqs.length)
         offloader = self.offloader_for(plan.policies, embeddings)

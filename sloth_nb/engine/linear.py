@@ -83,21 +83,26 @@ class Group:
 
     def low_rank_targets(self, like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Allocates this pass's copies of A (stacked) and B; returns (copies, parameters) to be filled in one go. None
-        where they lie around the weights."""
+        where they lie around the weights, or can be read where they lie."""
         copies: list[Tensor] = []
         sources: list[Tensor] = []
         self.a, self.b = None, []
         if self.room or not self.rank:
             return copies, sources
-        self.a = like.new_empty(self.rank, self.in_features)
-        for p, ranks in zip(self.projections, self._ranks, strict=True):
-            if not p.rank:
-                self.b.append(None)
-                continue
-            b = like.new_empty(p.out_features, p.rank)
+        adapted = [(p, ranks) for p, ranks in zip(self.projections, self._ranks, strict=True) if p.rank]
+        if len(adapted) == 1 and _is_as(adapted[0][0].lora_a, like):
+            self.a = adapted[0][0].lora_a.detach()
+        else:
+            self.a = like.new_empty(self.rank, self.in_features)
+            copies += [self.a[ranks] for _, ranks in adapted]
+            sources += [p.lora_a.detach() for p, _ in adapted]
+        for p in self.projections:
+            b = p.lora_b.detach() if p.rank else None
+            if b is not None and not _is_as(b, like):
+                copies.append(like.new_empty(b.shape))
+                sources.append(b)
+                b = copies[-1]
             self.b.append(b)
-            copies += [self.a[ranks], b]
-            sources += [p.lora_a.detach(), p.lora_b.detach()]
         return copies, sources
 
     # -- buffers --------------------------------------------------------------------------------------------------
@@ -225,3 +230,8 @@ class Group:
                 grads.add_outer(p.lora_b, part, t[:, ranks], p.scaling)
         if dt is not None:
             grads.add_stacked([p.lora_a for p in self.projections if p.rank], dt, x)
+
+
+def _is_as(factor: Tensor, like: Tensor) -> bool:
+    """Whether an adapter's factor can take part in a product as it is."""
+    return factor.dtype is like.dtype and factor.device == like.device

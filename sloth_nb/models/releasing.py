@@ -1,9 +1,9 @@
 """The memory of models that were dropped, given back before another one takes as much."""
 
-import ctypes
 import gc
-import sys
 from itertools import count
+
+from sloth_nb.engine.heap import give_back_freed_memory
 
 __all__ = ["release_dropped"]
 
@@ -19,5 +19,4 @@ def release_dropped() -> None:
     if next(_calls) == 0:
         return
     gc.collect()
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(0)
+    give_back_freed_memory()

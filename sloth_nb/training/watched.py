@@ -13,6 +13,7 @@ from accelerate.utils import DistributedType
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from sloth_nb.engine.heap import give_back_freed_memory
 from sloth_nb.memory import Plan
 from sloth_nb.models.occupancy import in_use
 from sloth_nb.training.callbacks import EvaluationCut, NotMeasured, RunCallback
@@ -131,6 +132,9 @@ class WatchedTrainer(Trainer):
             if said is error:
                 raise
             raise said from error
+        finally:
+            if self.args.device.type == "cpu":
+                give_back_freed_memory()
         request = self.run.stop_request
         if request is not None and self.state.global_step < self.state.max_steps:
             at, path = self._run_callback.saved_at or (None, None)
