@@ -19,6 +19,9 @@ import threading
 import time
 from typing import Any
 
+# Steps that are not timed: memory comes to its size, and the first compute what they keep.
+_WARM = 2
+
 
 def contestant(who: str, seed: int = 0) -> Any:
     """SmolLM2 with fp32 adapters over what this CPU computes in, the engine in it or not."""
@@ -110,7 +113,7 @@ class Served:
     """A contestant in a process of its own."""
 
     def __init__(self, who: str):
-        command = [sys.executable, __file__, "--only", who]
+        self.who, command = who, [sys.executable, __file__, "--only", who]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
@@ -118,14 +121,13 @@ class Served:
 
     def step(self) -> None:
         print(file=self.process.stdin, flush=True)
-        self.steps.append(json.loads(self.process.stdout.readline()))
+        said = self.process.stdout.readline()
+        if not said:
+            raise SystemExit(f"{self.who} ended early; echo | python {__file__} --only '{self.who}' says why")
+        self.steps.append(json.loads(said))
 
     def median(self, what: str) -> float:
         return statistics.median(step[what] for step in self.steps[_WARM:])
-
-
-# Steps that are not timed: memory comes to its size, and the first compute what they keep.
-_WARM = 2
 
 
 def main() -> None:

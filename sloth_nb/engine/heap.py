@@ -16,13 +16,14 @@ _ALL = 2**31 - 1
 # Where glibc's own rule arrives once a process has freed something large.
 _USUAL = {_MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
 
-_lock = threading.Lock()
+# Python's collector may drop one in the midst of anything.
+_lock = threading.RLock()
 _holders = 0
 
 
 class FreedMemory:
-    """As long as one of these exists, freed memory is kept. Where the allocator isn't glibc's, or was given settings by
-    its environment, it is left as it is."""
+    """As long as one of these exists, freed memory is kept. Where the allocator isn't glibc's, or the environment says
+    when it gives memory back, it is left as it is."""
 
     def __init__(self) -> None:
         _hold(1)
@@ -52,8 +53,10 @@ def _of_libc(name: str) -> "ctypes._FuncPointer | None":
 
 
 def _set_outside() -> bool:
-    return any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get(
-        "GLIBC_TUNABLES", ""
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    return any(
+        f"MALLOC_{name.upper()}_" in os.environ or name in tunables
+        for name in ("mmap_threshold", "trim_threshold")
     )
 
 
