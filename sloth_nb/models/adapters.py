@@ -12,7 +12,7 @@ from sloth_nb.errors import ModelError
 from sloth_nb.interrupts import put_off, told
 from sloth_nb.models import arguments, host_embedding
 from sloth_nb.models.binding import bind_methods
-from sloth_nb.models.checkpointing import set_checkpointing
+from sloth_nb.models.checkpointing import check_mode, set_checkpointing
 from sloth_nb.models.seeding import seeded
 from sloth_nb.models.settings import settings_of
 from sloth_nb.models.sources import HubOptions
@@ -91,6 +91,7 @@ def add_adapter(
         )
     if bias not in _BIASES:
         raise ModelError(f"bias={bias!r} is not known; it is {', '.join(map(repr, _BIASES))}.")
+    check_mode(use_gradient_checkpointing)
     arguments.settle(locals(), arguments.PEFT)
     settings = settings_of(model)
     if settings.full_finetuning:
@@ -147,7 +148,11 @@ def add_adapter(
     adapted = _wrap(model, config, random_state, float32=settings.float32_adapters)
     if missed and not config.target_parameters:  # which peft fills itself for experts that it knows
         warn(unmatched_said(model, missed))
-    set_checkpointing(adapted, use_gradient_checkpointing)
+    try:
+        set_checkpointing(adapted, use_gradient_checkpointing)
+    except ModelError:
+        adapted.unload()  # whoever corrects the argument and runs the cell again has the model as it was
+        raise
     bind_methods(adapted)
     return adapted
 

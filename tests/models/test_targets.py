@@ -95,6 +95,17 @@ def test_a_base_model_whose_adapters_are_held_elsewhere_is_told_so(tiny_model, a
         FastLanguageModel.get_peft_model(base)
 
 
+def test_a_model_whose_checkpointing_was_refused_takes_adapters_still(tiny_model):
+    model = tiny_model("gpt2")
+    with pytest.raises(ModelError, match="use_gradient_checkpointing='slot' is not known"):
+        FastModel.get_peft_model(model, use_gradient_checkpointing="slot")
+    model.supports_gradient_checkpointing = False
+    with pytest.raises(ModelError, match="Pass use_gradient_checkpointing=False"):
+        FastModel.get_peft_model(model, use_gradient_checkpointing=True)
+    adapted = FastModel.get_peft_model(model, use_gradient_checkpointing=False)
+    assert adapted_layers(adapted) == {"c_attn", "c_proj", "c_fc"}
+
+
 def test_an_unknown_bias_is_refused_before_anything_is_changed(tiny_model):
     model = tiny_model()
     with pytest.raises(ModelError, match="bias='some' is not known; it is 'none', 'all', 'lora_only'"):
