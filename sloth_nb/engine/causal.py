@@ -88,6 +88,11 @@ class CausalEngine(Decoder):
         self.offloader = self._freed_memory = None
 
     @property
+    def keeps_freed_memory(self) -> bool:
+        """Whether what a step frees stays in the process (``heap``): on a CPU, from the first training pass on."""
+        return self._freed_memory is not None and self._freed_memory.kept
+
+    @property
     def pinned_bytes(self) -> int:
         """Host memory that activations are moved to."""
         mine = (self.offloader, self.captured.offloader)

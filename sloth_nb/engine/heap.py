@@ -31,15 +31,18 @@ class FreedMemory:
     def __del__(self) -> None:
         _hold(-1)
 
+    @property
+    def kept(self) -> bool:
+        """Whether it is."""
+        return _mallopt() is not None
+
 
 def _hold(change: int) -> None:
     global _holders
     with _lock:
         before, _holders = _holders, _holders + change
-        if before and _holders:
-            return
-        mallopt = _of_libc("mallopt")
-        if mallopt is None or _set_outside():
+        mallopt = None if before and _holders else _mallopt()
+        if mallopt is None:
             return
         for option, usual in _USUAL.items():
             # Older ones take no more than what is usual for blocks mapped by themselves.
@@ -47,17 +50,18 @@ def _hold(change: int) -> None:
                 mallopt(option, usual)
 
 
+def _mallopt() -> "ctypes._FuncPointer | None":
+    """glibc's, where it is this process' and nobody outside has made these settings."""
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    for name in ("mmap_threshold", "trim_threshold"):
+        if f"MALLOC_{name.upper()}_" in os.environ or name in tunables:
+            return None
+    return _of_libc("mallopt")
+
+
 def _of_libc(name: str) -> "ctypes._FuncPointer | None":
     """A function of glibc's; None on other systems."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
-
-
-def _set_outside() -> bool:
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    return any(
-        f"MALLOC_{name.upper()}_" in os.environ or name in tunables
-        for name in ("mmap_threshold", "trim_threshold")
-    )
 
 
 def give_back_freed_memory() -> None:

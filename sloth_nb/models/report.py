@@ -73,6 +73,10 @@ class Report:
             ("activations kept", _checkpointing(engine.settings.checkpointing)),
             ("loss", _loss(engine)),
         ]
+        if engine.keeps_freed_memory:
+            rows.append(
+                ("freed memory", "stays in the whole process for the next step (glibc), until undo()")
+            )
         rows += [
             (f"{count} call{'s' if count > 1 else ''} left to the model", reason)
             for reason, count in engine.left_to_model.items()

@@ -8,6 +8,9 @@ import sys
 import pytest
 import torch
 
+from sloth_nb.engine import heap
+from sloth_nb.models.install import install
+
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
 
 _FAULTS = """
@@ -74,24 +77,15 @@ def test_settings_of_the_environment_are_left_alone(setting):
     assert int(_said("held = FreedMemory(); faults(); print(faults())", **setting)) > 10_000
 
 
-def test_an_engine_keeps_it_from_its_first_training_pass_until_it_is_undone():
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from sloth_nb.engine import heap
-    from sloth_nb.models.install import install
-
-    config = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=1,
-    )  # fmt: skip
-    model, ids = LlamaForCausalLM(config), torch.arange(8)[None]
-    before = heap._holders
+def test_an_engine_keeps_it_from_its_first_training_pass_until_it_is_undone(tiny_llama):
+    model, ids, before = tiny_llama, torch.arange(8)[None], heap._holders
     report = install(model, "sloth")
     with torch.no_grad():
         model(input_ids=ids, labels=ids)
-    assert heap._holders == before
+    assert heap._holders == before and "freed memory" not in str(report)
     model(input_ids=ids, labels=ids).loss.backward()
     model(input_ids=ids, labels=ids).loss.backward()
     assert heap._holders == before + 1
+    assert ("freed memory" in str(report)) is report.engine.keeps_freed_memory
     report.undo()
-    assert heap._holders == before
+    assert heap._holders == before and "freed memory" not in str(report)
