@@ -84,6 +84,7 @@ def linear_cross_entropy_forward(
     bias_grad: bool = False,
     statistics: bool = False,
     chunk_bytes: int = CHUNK_BYTES,
+    logits: Tensor | None = None,
     out: Tensor | None = None,
 ) -> LossAndGradients:
     """Loss and gradients of ``cross_entropy(hidden @ weight.T + bias, targets)``. Records no graph.
@@ -97,6 +98,7 @@ def linear_cross_entropy_forward(
             on a CPU the trained ones are found here.
         statistics: also the sums of entropy and of correct first guesses.
         chunk_bytes: how large the one buffer of logits may grow.
+        logits: that buffer, flat, of hidden's dtype and device, overwritten; one is made when it isn't given.
         out: where the hidden gradient goes; may be ``hidden`` itself.
     Raises:
         ValueError: shapes or dtypes that do not fit each other.
@@ -108,7 +110,9 @@ def linear_cross_entropy_forward(
     rows = hidden.shape[0] if keep is None else keep.shape[0]
     vocab = weight.shape[0]
     step = chunk_rows(rows, vocab, hidden.element_size(), chunk_bytes)
-    logits = torch.empty(min(step, rows), vocab, dtype=hidden.dtype, device=hidden.device)
+    if logits is None:
+        logits = hidden.new_empty(min(step, rows) * vocab)
+    logits = _chunk_of(logits, min(step, rows), vocab, hidden)
     dhidden = dweight = dbias = None
     if hidden_grad:
         dhidden = torch.empty_like(hidden) if out is None else out
@@ -151,6 +155,17 @@ def linear_cross_entropy_forward(
     return LossAndGradients(
         loss, dhidden, dweight, dbias, entropy if statistics else None, correct if statistics else None
     )
+
+
+def _chunk_of(logits: Tensor, rows: int, vocab: int, like: Tensor) -> Tensor:
+    """(rows, vocab) of a flat buffer."""
+    alike = logits.dtype is like.dtype and logits.device == like.device
+    if not (alike and logits.dim() == 1 and logits.is_contiguous() and logits.numel() >= rows * vocab):
+        raise ValueError(
+            f"logits must be a flat buffer of {rows * vocab} or more {like.dtype} on {like.device}, "
+            f"got {tuple(logits.shape)} {logits.dtype} on {logits.device}"
+        )
+    return logits[: rows * vocab].view(rows, vocab)
 
 
 def _sum(column: tuple[Tensor | None, ...], like: Tensor) -> Tensor | None:
@@ -225,6 +240,7 @@ def linear_cross_entropy(
     num_items: int | Tensor | None = None,
     keep: Tensor | None = None,
     chunk_bytes: int = CHUNK_BYTES,
+    logits: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of ``hidden @ weight.T + bias``, differentiable in hidden, weight and bias.
 
@@ -238,7 +254,7 @@ def linear_cross_entropy(
         raise ValueError(f"reduction must be mean or sum, got {reduction!r}")
     options = {
         "scale": scale, "softcap": softcap, "smoothing": smoothing, "ignore_index": ignore_index,
-        "keep": keep, "chunk_bytes": chunk_bytes,
+        "keep": keep, "chunk_bytes": chunk_bytes, "logits": logits,
     }  # fmt: skip
     loss = _LinearCrossEntropy.apply(hidden, weight, bias, targets, torch.is_grad_enabled(), options)
     if reduction == "sum":

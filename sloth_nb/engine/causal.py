@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from sloth_nb_kernels.ahead import finish_compiling
-from sloth_nb_kernels.launch import on_gpu
 from sloth_nb_kernels.linear_cross_entropy import linear_cross_entropy
 from sloth_nb_kernels.rms_norm import rms_norm
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from .batching import Call, LossNotForEngine, NotForEngine, read_call
 from .captured import CapturedSteps
 from .decoder import Bound, Decoder
-from .heap import FreedMemory
+from .held_logits import HeldLogits
 from .spec import Unsupported
 from .stack import Stack
 from .standing import hooked
@@ -74,7 +73,7 @@ class CausalEngine(Decoder):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._left = threading.local()  # a chat may ask while a run trains
-        self._freed_memory: FreedMemory | None = None
+        self.held_logits = HeldLogits()
         self.captured = CapturedSteps(self)
 
     def forget_plans(self) -> None:
@@ -83,14 +82,9 @@ class CausalEngine(Decoder):
         self.captured.forget()
 
     def release(self) -> None:
-        """Gives back what is held from step to step: plans, captured steps, host memory. A step makes them anew."""
+        """Gives back what is held from step to step: plans, captured steps, host memory. A step makes it anew."""
         self.forget_plans()
-        self.offloader = self._freed_memory = None
-
-    @property
-    def keeps_freed_memory(self) -> bool:
-        """Whether what a step frees stays in the process (``heap``): on a CPU, from the first training pass on."""
-        return self._freed_memory is not None and self._freed_memory.kept
+        self.offloader, self.held_logits = None, HeldLogits()
 
     @property
     def pinned_bytes(self) -> int:
@@ -101,8 +95,6 @@ class CausalEngine(Decoder):
     def hidden(self, embeddings: Tensor, call: Call, bound: Bound) -> Tensor:
         """(batch, length, hidden) embeddings → hidden states after the last norm."""
         finish_compiling()
-        if self._freed_memory is None and torch.is_grad_enabled() and not on_gpu(embeddings):
-            self._freed_memory = FreedMemory()
         batch, length = embeddings.shape[:2]
         plan = self.plan(batch * length, call.seqs.length)
         offloader = self.offloader_for(plan.policies, embeddings)
@@ -113,14 +105,20 @@ class CausalEngine(Decoder):
 
     def loss(self, hidden: Tensor, targets: Tensor, items: Tensor | int | None) -> Tensor:
         """Cross-entropy of shifted targets, from hidden states, without logits: mean, or sum over ``items``."""
-        with torch.autocast(hidden.device.type, enabled=False):
+        weight, chunk_bytes = self.head().weight, self.settings.loss_chunk_bytes
+        chunk = max(weight.shape[0], chunk_bytes // hidden.element_size())
+        with (
+            torch.autocast(hidden.device.type, enabled=False),
+            self.held_logits.lent(hidden, chunk) as logits,
+        ):
             return linear_cross_entropy(
                 hidden.flatten(0, -2),
-                self.head().weight,
+                weight,
                 targets.flatten().to(hidden.device),
                 softcap=self.softcap,
                 num_items=items,
-                chunk_bytes=self.settings.loss_chunk_bytes,
+                chunk_bytes=chunk_bytes,
+                logits=logits,
             )
 
     # -- the two forwards that stand in for the model's ----------------------------------------------------------

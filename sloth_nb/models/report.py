@@ -73,10 +73,6 @@ class Report:
             ("activations kept", _checkpointing(engine.settings.checkpointing)),
             ("loss", _loss(engine)),
         ]
-        if engine.keeps_freed_memory:
-            rows.append(
-                ("freed memory", "stays in the whole process for the next step (glibc), until undo()")
-            )
         rows += [
             (f"{count} call{'s' if count > 1 else ''} left to the model", reason)
             for reason, count in engine.left_to_model.items()
@@ -144,4 +140,6 @@ def _loss(engine: CausalEngine) -> str:
         engine.head()
     except NotForEngine as reason:
         return f"the model's own, with logits: {reason}"
+    if engine.held_logits.held:
+        return "fused with the output head, in chunks, in memory that is kept for the next step"
     return "fused with the output head, in chunks; logits are never held"

@@ -16,6 +16,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from sloth_nb.engine.heap import give_back_freed_memory
 from sloth_nb.memory import Plan
 from sloth_nb.models.occupancy import in_use
+from sloth_nb.models.report import engine_of
 from sloth_nb.training.callbacks import EvaluationCut, NotMeasured, RunCallback
 from sloth_nb.training.events import RUN_FILE, RunEvent
 from sloth_nb.training.explain import explained
@@ -134,6 +135,8 @@ class WatchedTrainer(Trainer):
             raise said from error
         finally:
             if self.args.device.type == "cpu":
+                if (engine := engine_of(self.model)) is not None:
+                    engine.release()
                 give_back_freed_memory()
         request = self.run.stop_request
         if request is not None and self.state.global_step < self.state.max_steps:

@@ -84,6 +84,18 @@ def test_the_hidden_gradient_may_overwrite_hidden(randn, device):
         linear_cross_entropy_forward(hidden, weight, targets, keep=trained_rows(targets)[:3], out=hidden)
 
 
+def test_a_buffer_for_the_logits_may_be_given_and_hold_anything(randn, device):
+    hidden, weight, _, targets = head(randn, 12, 32, 101, torch.float32, device)
+    want = linear_cross_entropy_forward(hidden, weight, targets, weight_grad=True, chunk_bytes=2000)
+    buffer = torch.full((600,), float("nan"), device=device)
+    got = linear_cross_entropy_forward(
+        hidden, weight, targets, weight_grad=True, chunk_bytes=2000, logits=buffer
+    )
+    for mine, theirs in zip(got[:3], want[:3], strict=True):
+        assert torch.equal(mine, theirs)
+    assert not buffer[:101].isnan().any()
+
+
 def test_statistics_are_sums_over_the_trained_rows(randn, device):
     hidden, weight, _, targets = head(randn, 12, 32, 101, torch.float32, device)
     got = linear_cross_entropy_forward(
@@ -156,6 +168,11 @@ def test_heads_that_do_not_fit_are_refused():
         (lambda: linear_cross_entropy(hidden, weight, targets, bias=torch.ones(3)), r"bias must be \(7,\)"),
         (lambda: linear_cross_entropy(hidden, weight.half(), targets), "hidden's dtype torch.float32"),
         (lambda: linear_cross_entropy(hidden, weight, targets, reduction="none"), "mean or sum, got 'none'"),
+        (
+            lambda: linear_cross_entropy(hidden, weight, targets, logits=torch.ones(20)),
+            r"21 or more torch.float32 on cpu, got \(20,\)",
+        ),
+        (lambda: linear_cross_entropy(hidden, weight, targets, logits=torch.ones(3, 7)), r"flat .* \(3, 7\)"),
     ):
         with pytest.raises(ValueError, match=message):
             bad()
