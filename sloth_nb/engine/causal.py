@@ -205,6 +205,9 @@ class CausalEngine(Decoder):
         given = input_ids if input_ids is not None else embeddings
         if given is None:
             raise NotForEngine("neither input_ids nor inputs_embeds is given")
+        if targets is not None and targets.numel() != given.shape[:2].numel():
+            wrong = f"the labels are {tuple(targets.shape)}, the tokens {tuple(given.shape[:2])}"
+            raise ValueError(f"{wrong}: each token needs a label (-100 where nothing is to be learnt).")
         call = read_call(
             given.shape[:2], given.device, mask, position_ids, arguments, targets=targets, cached=cached
         )

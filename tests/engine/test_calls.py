@@ -164,3 +164,14 @@ def test_a_second_derivative_is_refused_rather_than_wrong():
     parameters = [p for p in ours.parameters() if p.requires_grad]
     with pytest.raises(RuntimeError, match="can't be differentiated again"):
         torch.autograd.grad(ours(**batch()).loss, parameters, create_graph=True)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_labels_that_do_not_fit_the_tokens_are_refused_in_words_of_the_caller(masked):
+    _, ours = both(adapted_model("llama"))
+    inputs = padded(labels_at_pads=False) if masked else batch(3)
+    inputs["labels"] = inputs["labels"][:, :5]
+    with pytest.raises(
+        ValueError, match=r"labels are \(3, 5\), the tokens \(3, \d+\): each token needs a label"
+    ):
+        ours(**inputs)
