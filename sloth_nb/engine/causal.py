@@ -106,10 +106,11 @@ class CausalEngine(Decoder):
     def loss(self, hidden: Tensor, targets: Tensor, items: Tensor | int | None) -> Tensor:
         """Cross-entropy of shifted targets, from hidden states, without logits: mean, or sum over ``items``."""
         weight, chunk_bytes = self.head().weight, self.settings.loss_chunk_bytes
-        chunk = max(weight.shape[0], chunk_bytes // hidden.element_size())
+        # As many as a chunk may have: how many it has depends on the rows that are trained, which the loss counts.
+        most = max(weight.shape[0], chunk_bytes // hidden.element_size())
         with (
             torch.autocast(hidden.device.type, enabled=False),
-            self.held_logits.lent(hidden, chunk) as logits,
+            self.held_logits.lent(hidden, most) as logits,
         ):
             return linear_cross_entropy(
                 hidden.flatten(0, -2),

@@ -5,7 +5,7 @@ and pages of zeros in every step.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from sloth_nb_kernels.launch import on_gpu
@@ -33,10 +33,9 @@ class HeldLogits:
         if on_gpu(like) or not torch.is_grad_enabled():
             yield None
             return
-        try:
+        buffer = like.new_empty(0)
+        with suppress(IndexError):
             buffer = self._free.pop()
-        except IndexError:
-            buffer = like.new_empty(elements)
         if buffer.dtype is not like.dtype or buffer.numel() < elements:
             buffer = like.new_empty(elements)
         yield buffer

@@ -13,9 +13,9 @@ from accelerate.utils import DistributedType
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from sloth_nb.engine.heap import give_back_freed_memory
 from sloth_nb.memory import Plan
 from sloth_nb.models.occupancy import in_use
+from sloth_nb.models.releasing import give_back_freed_memory
 from sloth_nb.models.report import engine_of
 from sloth_nb.training.callbacks import EvaluationCut, NotMeasured, RunCallback
 from sloth_nb.training.events import RUN_FILE, RunEvent

@@ -6,7 +6,7 @@ import platform
 import psutil
 import pytest
 
-from sloth_nb.engine.heap import give_back_freed_memory
+from sloth_nb.models.releasing import give_back_freed_memory
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
